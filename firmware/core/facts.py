@@ -1,0 +1,84 @@
+"""Facts that the firmware's own parts post to the centre, beside the signals of drivers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from drivers.signals import Signal
+
+Stream = Literal["call", "system", "audit"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """A stretch of a recording that was not captured and is silence of the true length."""
+
+    at_s: float  # from the start of the recording
+    duration_s: float
+    cause: Literal["frames_lost", "before_capture"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingReady:
+    """A recording is complete, synced to the disk and closed."""
+
+    at_ns: int
+    line: int
+    call_id: str
+    path: str  # relative to the data directory
+    from_ns: int
+    frames: int
+    rate_hz: int
+    size_bytes: int
+    sha256: str
+    gaps: tuple[Gap, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingFailed:
+    """A recording could not be made or kept. reason is one sentence for people."""
+
+    at_ns: int
+    line: int
+    call_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerConnected:
+    at_ns: int
+    broker: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerLost:
+    at_ns: int
+    broker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventAccepted:
+    """A broker answered a published event with a success code."""
+
+    at_ns: int
+    broker: str
+    stream: Stream
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRefused:
+    """A broker answered with a failure code. retry False: it would refuse again, so the entry is parked."""
+
+    at_ns: int
+    broker: str
+    stream: Stream
+    sequence: int
+    code: int
+    retry: bool
+
+
+DeliveryFact = BrokerConnected | BrokerLost | EventAccepted | EventRefused
+Input = Signal | RecordingReady | RecordingFailed | DeliveryFact

@@ -1,0 +1,195 @@
+"""Settings: one TOML file, read once, strict. Every mistake becomes one sentence: file, section, key and how to mend it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+
+
+class SettingsError(ValueError):
+    """One sentence that says what is wrong, where, and how to mend it."""
+
+
+def _limits(low: float, high: float) -> dict[str, Any]:
+    return {"limits": (low, high)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitSettings:
+    site: str
+    unit: str
+    data_dir: Path
+    board: str = "line-tap-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineSettings:
+    """One line. number counts from 1 in the order of the board's lines."""
+
+    number: int = field(metadata=_limits(1, 16))
+    codec: str  # ALSA or PortAudio device NAME, or a part of it; never an index
+    modem: str | None = None  # path below /dev/serial/by-id; absent: no modem on this line
+    modem_model: str = "auto"
+    modem_region: Literal["jp", "us", "uk", "etsi"] = "jp"
+    number_display: bool = True  # the line has NTT Number Display (or a gateway that behaves so)
+    off_hook_ms: int = field(default=100, metadata=_limits(20, 1000))
+    flash_min_ms: int = field(default=300, metadata=_limits(100, 1000))
+    hang_up_ms: int = field(default=1250, metadata=_limits(300, 5000))
+    ring_over_ms: int = field(default=6000, metadata=_limits(3000, 15000))
+    handshake_ms: int = field(default=7000, metadata=_limits(2000, 15000))
+    line_cut_ms: int = field(default=500, metadata=_limits(100, 5000))
+    shortest_call_ms: int = field(default=2000, metadata=_limits(0, 10000))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingSettings:
+    rate_hz: int = field(default=8000, metadata=_limits(8000, 48000))
+    buffer_frames: int = field(default=800, metadata=_limits(80, 48000))
+    pre_roll_s: float = field(default=5.0, metadata=_limits(0, 20))
+    ring_s: float = field(default=30.0, metadata=_limits(20, 120))
+    sync_s: float = field(default=5.0, metadata=_limits(1, 60))
+    audio_delay_ms: int = field(default=0, metadata=_limits(-1000, 1000))  # sound arrives this late after its edge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerSettings:
+    host: str
+    port: int = field(default=8883, metadata=_limits(1, 65535))
+    name: str = "main"
+    prefix: str = "tsuroku/v1"
+    protocol: Literal["5", "3.1.1"] = "5"
+    username: str | None = None
+    password_file: Path | None = None
+    tls: bool = True
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    keepalive_s: int = field(default=30, metadata=_limits(5, 3600))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    unit: UnitSettings
+    line: tuple[LineSettings, ...]
+    recording: RecordingSettings = RecordingSettings()
+    broker: tuple[BrokerSettings, ...] = ()
+
+
+def load(path: Path) -> Settings:
+    """Read and check the settings file. Raises SettingsError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(
+            f"{path}: cannot be read ({error.strerror}); give the right path or its rights to the user tsuroku."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: is not UTF-8 text at byte {error.start}; save it as UTF-8.") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, name: str) -> Settings:
+    """Check settings given as TOML text; name stands for the file in messages. Raises SettingsError."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{name}: is not TOML: {error}.") from error
+    settings: Settings = _dataclass(Settings, table, name, "")
+    _check(settings, name)
+    return settings
+
+
+def _check(settings: Settings, name: str) -> None:
+    for key, value in (("site", settings.unit.site), ("unit", settings.unit.unit)):
+        if not _NAME.fullmatch(value):
+            raise SettingsError(
+                f"{name}: [unit] {key} = {value!r} cannot stand in a topic; "
+                "use 1 to 32 of a-z, 0-9, - and _, beginning with a letter or digit."
+            )
+    numbers = [line.number for line in settings.line]
+    if numbers != list(range(1, len(numbers) + 1)):
+        raise SettingsError(f"{name}: [[line]] number: lines must be numbered 1, 2, ... in order, found {numbers}.")
+    for line in settings.line:
+        if not line.off_hook_ms < line.flash_min_ms < line.hang_up_ms:
+            raise SettingsError(
+                f"{name}: [[line]] {line.number}: off_hook_ms < flash_min_ms < hang_up_ms must hold, "
+                f"found {line.off_hook_ms}, {line.flash_min_ms}, {line.hang_up_ms}."
+            )
+    if settings.recording.ring_s < settings.recording.pre_roll_s + 15:
+        raise SettingsError(
+            f"{name}: [recording] ring_s = {settings.recording.ring_s} is too short; give it pre_roll_s + 15 or more."
+        )
+    if 1_000_000_000 % settings.recording.rate_hz:
+        raise SettingsError(f"{name}: [recording] rate_hz = {settings.recording.rate_hz}: use 8000, 16000 or 32000.")
+    names = [broker.name for broker in settings.broker]
+    if len(set(names)) != len(names):
+        raise SettingsError(f"{name}: [[broker]] name: each broker needs a name of its own, found {names}.")
+    for broker in settings.broker:
+        if not broker.tls and broker.host not in ("localhost", "127.0.0.1", "::1"):
+            raise SettingsError(
+                f"{name}: [[broker]] {broker.name}: tls = false is allowed for this machine itself only; "
+                f"set tls = true for host {broker.host!r}."
+            )
+        if (broker.cert_file is None) != (broker.key_file is None):
+            raise SettingsError(f"{name}: [[broker]] {broker.name}: cert_file and key_file must be given together.")
+
+
+def _dataclass(cls: type[Any], table: object, name: str, section: str) -> Any:
+    shown = f"[{section}]" if section else "top level"
+    if not isinstance(table, dict):
+        raise SettingsError(f"{name}: {shown} must be a section (write it as {shown}).")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key in table:
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(fields)}."
+            raise SettingsError(f"{name}: {shown} has no key {key!r}; {hint}")
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, f in fields.items():
+        if key in table:
+            values[key] = _value(hints[key], table[key], f, name, section, key)
+        elif f.default is dataclasses.MISSING:
+            raise SettingsError(f"{name}: {shown} lacks the key {key!r}; add it (see the commented example).")
+    return cls(**values)
+
+
+def _value(hint: Any, value: object, f: dataclasses.Field[Any], name: str, section: str, key: str) -> Any:
+    where = f"{name}: [{section}] {key} = {value!r}"
+    if typing.get_origin(hint) is types.UnionType:  # X | None: TOML has no null, so a given value is an X
+        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    if dataclasses.is_dataclass(hint):
+        return _dataclass(typing.cast(type, hint), value, name, key)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise SettingsError(f"{name}: [{key}] must be written as [[{key}]], once for each.")
+        return tuple(_dataclass(typing.get_args(hint)[0], item, name, f"[{key}]") for item in value)
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise SettingsError(f"{where} is not one of: {', '.join(map(repr, choices))}.")
+        return value
+    if hint is Path:
+        if not isinstance(value, str) or not value.startswith("/"):
+            raise SettingsError(f"{where} must be an absolute path in quotes.")
+        return Path(value)
+    wanted = {str: "text in quotes", bool: "true or false", int: "a whole number", float: "a number"}[hint]
+    accepted = (int, float) if hint is float else (hint,)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
+        raise SettingsError(f"{where} must be {wanted}.")
+    if hint is str and not value:
+        raise SettingsError(f"{where} is empty; fill it in or leave the key out.")
+    if "limits" in f.metadata:
+        low, high = f.metadata["limits"]
+        if not low <= typing.cast(float, value) <= high:
+            raise SettingsError(f"{where} is out of range; allowed is {low} to {high}.")
+    return hint(value)
