@@ -1,4 +1,4 @@
-"""Settings: one TOML file, read once, strict. Every mistake becomes one sentence: file, section, key and how to mend it."""
+"""Settings: one TOML file, read once, strict. A mistake is one sentence: file, section, key and how to mend it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LineSettings:
     codec: str  # ALSA or PortAudio device NAME, or a part of it; never an index
     modem: str | None = None  # path below /dev/serial/by-id; absent: no modem on this line
     modem_model: str = "auto"
-    modem_region: Literal["jp", "us", "uk", "etsi"] = "jp"
+    country: Literal["jp", "us", "uk", "etsi"] = "jp"
     number_display: bool = True  # the line has NTT Number Display (or a gateway that behaves so)
     off_hook_ms: int = field(default=100, metadata=_limits(20, 1000))
     flash_min_ms: int = field(default=300, metadata=_limits(100, 1000))

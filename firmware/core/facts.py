@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from drivers.signals import Signal
 
@@ -16,12 +16,11 @@ class Gap:
 
     at_s: float  # from the start of the recording
     duration_s: float
-    cause: Literal["frames_lost", "before_capture"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordingReady:
-    """A recording is complete, synced to the disk and closed."""
+    """A recording is synced to the disk and closed."""
 
     at_ns: int
     line: int
@@ -33,6 +32,7 @@ class RecordingReady:
     size_bytes: int
     sha256: str
     gaps: tuple[Gap, ...] = ()
+    cut_short: str | None = None  # why it ends before the call does
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,18 @@ class RecordingFailed:
     line: int
     call_id: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallLeftOpen:
+    """Found at start: a call that was open, or whose recording was, when the unit stopped without closing it."""
+
+    at_ns: int
+    line: int
+    call: dict[str, Any]
+    recording: RecordingReady | None
+    repaired: bool  # recording is a repaired copy; the cut original stands beside it
+    no_recording: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,4 +93,4 @@ class EventRefused:
 
 
 DeliveryFact = BrokerConnected | BrokerLost | EventAccepted | EventRefused
-Input = Signal | RecordingReady | RecordingFailed | DeliveryFact
+Input = Signal | RecordingReady | RecordingFailed | CallLeftOpen | DeliveryFact

@@ -1,0 +1,131 @@
+"""The event loop: one thread that takes every input in order, fires the lines' timers, and hands commands on."""
+
+from __future__ import annotations
+
+import queue
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from drivers.signals import ButtonPressed, LinePresentEdge, LoopEdge
+from firmware.core.facts import DeliveryFact, Input
+from firmware.core.line import Command, Line
+from firmware.engine.journal import Journal
+
+_DELIVERY = typing.get_args(DeliveryFact)
+# A timer waits this long past its time for edges that a driver's thread is late with: an edge stamped before the timer
+# must be heard before it.
+_LATENESS_NS = 5_000_000
+_ROTATE_IDLE_NS = 60_000_000_000
+
+
+@dataclass(slots=True)
+class _Periodic:
+    due_ns: int
+    period_ns: int
+    work: Callable[[], None]
+
+
+class Engine:
+    """post() from any thread; everything else from the thread that runs the loop.
+
+    execute carries out a line's command; settle takes a fact of delivery. now gives monotonic ns (virtual in stepped mode).
+    """
+
+    def __init__(
+        self,
+        lines: dict[int, Line],
+        journal: Journal,
+        execute: Callable[[Command], None],
+        settle: Callable[[DeliveryFact], None],
+        now: Callable[[], int],
+    ) -> None:
+        self._lines, self._journal, self._execute, self._settle, self._now = lines, journal, execute, settle, now
+        self._inbox: queue.SimpleQueue[Input | None] = queue.SimpleQueue()
+        self._periodic: list[_Periodic] = []
+        self._levels: dict[tuple[type, int], Input] = {}
+        self._last_ns = now()
+
+    def post(self, given: Input) -> None:
+        """Hand an input to the loop. Thread: any."""
+        self._inbox.put(given)
+
+    def stop(self) -> None:
+        """Let run() return after what is already posted. Thread: any; safe in a signal handler."""
+        self._inbox.put(None)
+
+    def every(self, period_s: float, work: Callable[[], None]) -> None:
+        """Call work on the loop's thread about every period_s."""
+        period_ns = round(period_s * 1e9)
+        self._periodic.append(_Periodic(self._now() + period_ns, period_ns, work))
+
+    def run(self) -> None:
+        """Live mode: until stop()."""
+        while True:
+            batch = self._wait()
+            stopping = None in batch
+            # Threads post in the order they wake up; edges mean something in the order they happened.
+            inputs = sorted((given for given in batch if given is not None), key=lambda given: given.at_ns)
+            for given in inputs:
+                self.take(given)
+            self.advance(self._now() - _LATENESS_NS)
+            if stopping:
+                return
+
+    def take(self, given: Input) -> None:
+        """One input, after the timers that are due before it."""
+        if isinstance(given, _DELIVERY):
+            self._settle(given)  # type: ignore[arg-type]  # mypy cannot narrow by a tuple of a union's members
+            return
+        self._fire_lines(given.at_ns)
+        self._journal.given(given)
+        if isinstance(given, LoopEdge | LinePresentEdge):
+            self._levels[type(given), given.line] = given
+        self._last_ns = max(self._last_ns, given.at_ns)
+        on = self._lines.values() if isinstance(given, ButtonPressed) else [self._lines[given.line]]  # type: ignore[union-attr]
+        for line in on:
+            for command in line.handle(given):
+                self._execute(command)
+
+    def advance(self, to_ns: int) -> None:
+        """Fire every timer and periodic work due by to_ns."""
+        self._fire_lines(to_ns)
+        for each in self._periodic:
+            if each.due_ns <= to_ns:
+                each.due_ns = to_ns + each.period_ns
+                each.work()
+        if self._journal.full and to_ns - self._last_ns > _ROTATE_IDLE_NS and not self.busy:
+            self._journal.start_file(list(self._levels.values()))
+
+    @property
+    def busy(self) -> bool:
+        return any(line.busy for line in self._lines.values())
+
+    def due_ns(self) -> int:
+        """When advance() is next needed; far away if never."""
+        timers = [due[0] for line in self._lines.values() if (due := line.due())]
+        return min([*timers, *(each.due_ns for each in self._periodic)], default=1 << 62)
+
+    def _fire_lines(self, to_ns: int) -> None:
+        while True:
+            pending = [(due[0], number, due[1]) for number, line in self._lines.items() if (due := line.due())]
+            if not pending:
+                return
+            due_ns, number, timer = min(pending)
+            if due_ns > to_ns:
+                return
+            self._journal.timer(number, timer, due_ns)
+            for command in self._lines[number].fire(timer):
+                self._execute(command)
+
+    def _wait(self) -> list[Input | None]:
+        timeout_s = max(0.0, (self.due_ns() + _LATENESS_NS - self._now()) / 1e9)
+        try:
+            batch = [self._inbox.get(timeout=min(timeout_s, 3600))]
+        except queue.Empty:
+            return []
+        while True:
+            try:
+                batch.append(self._inbox.get_nowait())
+            except queue.Empty:
+                return batch
