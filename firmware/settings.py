@@ -130,9 +130,8 @@ def _check(settings: Settings, name: str) -> None:
         )
     if 1_000_000_000 % settings.recording.rate_hz:
         raise SettingsError(f"{name}: [recording] rate_hz = {settings.recording.rate_hz}: use 8000, 16000 or 32000.")
-    names = [broker.name for broker in settings.broker]
-    if len(set(names)) != len(names):
-        raise SettingsError(f"{name}: [[broker]] name: each broker needs a name of its own, found {names}.")
+    if len(settings.broker) > 1:
+        raise SettingsError(f"{name}: [[broker]]: this version publishes to one broker; keep one section.")
     for broker in settings.broker:
         if not broker.tls and broker.host not in ("localhost", "127.0.0.1", "::1"):
             raise SettingsError(

@@ -306,19 +306,19 @@ class Line:
     def _left_open(self, fact: CallLeftOpen) -> None:
         """A call that the unit's end cut off. Its clock is that of the boot it was made in."""
         call = Call.from_dict(fact.call)
-        recording = recording_of(fact.recording) if fact.recording else None
+        told = call.recording is not None  # closed and told of before the unit stopped
+        recording = recording_of(fact.recording) if fact.recording else call.recording
         events: tuple[CallEvent, ...] = ()
         if call.outcome is None:
             ended_ns = None if recording is None else recording.from_ns + round(recording.duration_s * 1e9)
             call = replace(call, outcome="interrupted", end_reason="unit_stopped", ended_ns=ended_ns)
             last_ns = ended_ns or call.answered_ns or call.opened_ns
-            call = replace(call, recording=recording, no_recording=None if recording else fact.no_recording)
             events = (event("call.ended", call, last_ns),)
         call = replace(call, recording=recording, no_recording=None if recording else fact.no_recording)
         end_ns = call.ended_ns or call.opened_ns
-        if recording:
+        if recording and not told:
             events = (*events, event("recording.ready", call, end_ns, repaired=fact.repaired))
-        elif fact.no_recording:
+        elif not recording and fact.no_recording != "not_answered":
             events = (*events, event("recording.failed", call, end_ns, reason=fact.no_recording))
         self._save(call, *events)
 

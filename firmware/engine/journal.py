@@ -10,11 +10,12 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from drivers import signals
+from drivers.signals import LinePresentEdge, LoopEdge
 from firmware.core import facts
 from firmware.core.call import ClockRead
 from firmware.core.facts import Gap, Input, RecordingReady
@@ -69,7 +70,7 @@ class Journal:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.start_file([])
 
-    def start_file(self, levels: list[Input]) -> None:
+    def start_file(self, levels: Sequence[LoopEdge | LinePresentEdge]) -> None:
         """Begin a new file with the levels of the inputs, and let the oldest go."""
         self.close()
         names = sorted(self._directory.glob("*.jsonl"))
@@ -85,7 +86,7 @@ class Journal:
         self._size = 0
         self._write(self._head)
         for level in levels:
-            self.given(dataclasses.replace(level, initial=True))  # type: ignore[call-arg]  # levels have it
+            self.given(dataclasses.replace(level, initial=True))
 
     @property
     def full(self) -> bool:

@@ -29,7 +29,7 @@ class _Periodic:
 class Engine:
     """post() from any thread; everything else from the thread that runs the loop.
 
-    execute carries out a line's command; settle takes a fact of delivery. now gives monotonic ns (virtual in stepped mode).
+    execute carries out a line's command, observe sees every input after the lines did, now gives monotonic ns (virtual in stepped mode).
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class Engine:
         lines: dict[int, Line],
         journal: Journal,
         execute: Callable[[Command], None],
-        settle: Callable[[DeliveryFact], None],
+        observe: Callable[[Input], None],
         now: Callable[[], int],
     ) -> None:
-        self._lines, self._journal, self._execute, self._settle, self._now = lines, journal, execute, settle, now
+        self._lines, self._journal, self._execute, self._observe, self._now = lines, journal, execute, observe, now
         self._inbox: queue.SimpleQueue[Input | None] = queue.SimpleQueue()
         self._periodic: list[_Periodic] = []
-        self._levels: dict[tuple[type, int], Input] = {}
+        self._levels: dict[tuple[type, int], LoopEdge | LinePresentEdge] = {}
         self._last_ns = now()
 
     def post(self, given: Input) -> None:
@@ -75,7 +75,7 @@ class Engine:
     def take(self, given: Input) -> None:
         """One input, after the timers that are due before it."""
         if isinstance(given, _DELIVERY):
-            self._settle(given)  # type: ignore[arg-type]  # mypy cannot narrow by a tuple of a union's members
+            self._observe(given)
             return
         self._fire_lines(given.at_ns)
         self._journal.given(given)
@@ -86,6 +86,17 @@ class Engine:
         for line in on:
             for command in line.handle(given):
                 self._execute(command)
+        self._observe(given)
+
+    def drain(self) -> None:
+        """Take what is posted now, without waiting."""
+        while True:
+            try:
+                given = self._inbox.get_nowait()
+            except queue.Empty:
+                return
+            if given is not None:
+                self.take(given)
 
     def advance(self, to_ns: int) -> None:
         """Fire every timer and periodic work due by to_ns."""

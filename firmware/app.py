@@ -1,0 +1,381 @@
+"""The only place that builds the unit: store, journal, lines, recorders, publisher, panel and drivers, tied together."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from drivers.codec import Codec
+from drivers.gpio import LineInputs, Panel, PanelState
+from drivers.modem import Modem
+from drivers.signals import DeviceLost, DeviceReady
+from firmware import clock
+from firmware.core.call import ClockRead
+from firmware.core.facts import (
+    BrokerConnected,
+    BrokerLost,
+    CallLeftOpen,
+    DeliveryFact,
+    EventAccepted,
+    EventRefused,
+    Input,
+)
+from firmware.core.hook import HookTiming
+from firmware.core.line import (
+    Command,
+    Line,
+    LineConfig,
+    SaveCall,
+    ShowLine,
+    StartRecording,
+    State,
+    StopRecording,
+)
+from firmware.delivery.mqtt import MqttPublisher
+from firmware.engine.journal import Journal, JournalledReads
+from firmware.engine.loop import Engine
+from firmware.records.store import CallStore, StoreError
+from firmware.recording.recorder import Recorder, RecorderThread
+from firmware.recording.repair import repair
+from firmware.settings import LineSettings, Settings
+from hw.board import Board
+
+log = logging.getLogger(__name__)
+
+VERSION = "0.1.0"
+STORE_FILE = "calls.json"
+_RECORDER_STUCK_NS = 15_000_000_000
+
+
+class Driver(Protocol):
+    def start(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Unit:
+    """The recorder of one unit. live False: no threads and no broker; the caller steps it through virtual time.
+
+    now, read_clock and new_call_id are the unit's only sources of time and chance.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        board: Board,
+        *,
+        live: bool = True,
+        now: Callable[[], int] = time.monotonic_ns,
+        read_clock: Callable[[], ClockRead] = clock.read_clock,
+        new_call_id: Callable[[], str] = clock.new_call_id,
+        boot_id: str | None = None,
+    ) -> None:
+        self.settings, self.board = settings, board
+        self._now = now
+        data = settings.unit.data_dir
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        unit = settings.unit
+        self.store = CallStore(data / STORE_FILE, f"/tsuroku/{unit.site}/{unit.unit}")
+        self.boot_id = boot_id or clock.boot_id()
+        configs = [_line_config(line, board, settings, self.boot_id) for line in settings.line]
+        self.journal = Journal(data / "journal", configs)
+        reads = JournalledReads(self.journal, new_call_id, read_clock)
+        lines = {config.number: Line(config, reads) for config in configs}
+        self.engine = Engine(lines, self.journal, self._execute, self._observe, now)
+        self.recorders: dict[int, Recorder] = {number: self._recorder(settings) for number in lines}
+        self.lanes = {n: RecorderThread(recorder) for n, recorder in self.recorders.items()} if live else {}
+        self.publishers = (
+            [MqttPublisher(b, unit.site, unit.unit, self.store, self.engine.post) for b in settings.broker]
+            if live
+            else []
+        )
+        self._unsaved: list[SaveCall] = []
+        self._store_fault: str | None = None
+        self._faults: dict[tuple[str, int], str] = {}
+        self._shown: dict[int, ShowLine] = {}
+        self._connected: set[str] = set()
+        self.panel: Panel | None = None
+        self._drivers: list[Driver] = []
+
+    def _recorder(self, settings: Settings) -> Recorder:
+        r = settings.recording
+        return Recorder(
+            settings.unit.data_dir, r.rate_hz, r.ring_s, r.sync_s, r.audio_delay_ms, lambda fact: self.engine.post(fact)
+        )
+
+    # -- starting and stopping
+
+    def recover(self) -> None:
+        """File what the last run left open: repair its recordings, and call it interrupted."""
+        data = self.settings.unit.data_dir
+        for call in self.store.left_open():
+            ready, repaired, reason = None, False, "the unit stopped before any sound of it was on the disk"
+            if call.recording is None:
+                try:
+                    ready, repaired = repair(data, call, self._now())
+                except OSError as error:
+                    reason = f"it could not be repaired ({error.strerror}); the cut file is kept"
+            if ready is None and call.answered_ns is None and call.direction == "incoming":
+                reason = "not_answered"
+            found = CallLeftOpen(
+                at_ns=self._now(),
+                line=call.line if call.line in self.recorders else 1,
+                call=call.to_dict(),
+                recording=ready,
+                repaired=repaired,
+                no_recording=None if ready or call.recording else reason,
+            )
+            self.engine.take(found)
+
+    def start(self, drivers: Sequence[Driver], panel: Panel | None) -> None:
+        """Live: start threads, publisher and drivers. Thread: the one that then calls run()."""
+        self.panel = panel
+        self.recover()
+        for lane in self.lanes.values():
+            lane.start()
+        for publisher in self.publishers:
+            publisher.start()
+        self._show_all()
+        self._drivers = [*drivers, *([panel] if panel else [])]
+        for driver in self._drivers:
+            driver.start()
+        self.engine.every(5.0, self._housekeeping)
+        self._show_panel()
+
+    def run(self) -> None:
+        """Live: until engine.stop(). SIGTERM and SIGINT are the caller's to tie to it."""
+        _tell_systemd("READY=1")
+        self.engine.run()
+
+    def close(self) -> None:
+        """Stop the drivers, close the open recording and call as they are, flush the store, say offline."""
+        for driver in self._drivers:
+            driver.close()
+        for lane in self.lanes.values():
+            lane.close()
+        self.engine.drain()
+        for publisher in self.publishers:
+            publisher.close()
+        try:
+            self.store.close()
+        except StoreError as error:
+            log.error("event=store_not_flushed reason=%s", error)
+        self.journal.close()
+
+    # -- what the engine calls
+
+    def _execute(self, command: Command) -> None:
+        match command:
+            case SaveCall():
+                self._unsaved.append(command)
+                self._save()
+            case StartRecording() | StopRecording():
+                takes = self.lanes.get(command.line) or self.recorders[command.line]
+                takes.obey(command)
+            case ShowLine():
+                self._shown[command.line] = command
+                self._show_line(command.line)
+                self._show_panel()
+
+    def _save(self) -> None:
+        """Write what is not on the disk yet, in order. A failing disk leaves it in memory; tried again every 5 s."""
+        while self._unsaved:
+            save = self._unsaved[0]
+            try:
+                self.store.commit(save.call, save.events)
+            except StoreError as error:
+                if self._store_fault is None:
+                    log.error("event=store_failed unsaved=%d reason=%s", len(self._unsaved), error)
+                self._store_fault = str(error)
+                self._show_panel()
+                return
+            self._unsaved.pop(0)
+            if save.call.outcome is not None:
+                self._show("state/last_call", self._summary(save))
+        if self._store_fault is not None:
+            self._store_fault = None
+            log.warning("event=store_works_again")
+            self._show_panel()
+        for publisher in self.publishers:
+            publisher.pump()
+        self._show("state/recorder", self._recorder_state())
+
+    def _observe(self, fact: Input) -> None:
+        """A fact that is no line's: of delivery, or of a device."""
+        match fact:
+            case DeviceLost():
+                self._faults[fact.device, fact.line] = fact.reason
+                log.warning("event=device_lost device=%s line=%d reason=%s", fact.device, fact.line, fact.reason)
+            case DeviceReady():
+                self._faults.pop((fact.device, fact.line), None)
+                log.info("event=device_ready device=%s line=%d detail=%s", fact.device, fact.line, fact.detail)
+            case BrokerConnected() | BrokerLost() | EventAccepted() | EventRefused():
+                self._settle(fact)
+                return
+            case _:
+                return
+        self._show("state/recorder", self._recorder_state())
+        self._show_panel()
+
+    def _settle(self, fact: DeliveryFact) -> None:
+        match fact:
+            case BrokerConnected():
+                self._connected.add(fact.broker)
+                log.info("event=broker_connected broker=%s", fact.broker)
+            case BrokerLost():
+                self._connected.discard(fact.broker)
+                log.warning("event=broker_lost broker=%s reason=%s", fact.broker, fact.reason)
+            case EventAccepted():
+                self.store.mark(fact.stream, fact.sequence, "accepted")
+            case EventRefused() if not fact.retry:
+                self.store.mark(fact.stream, fact.sequence, "parked")
+                log.warning("event=event_parked stream=%s sequence=%d code=%d", fact.stream, fact.sequence, fact.code)
+            case _:
+                pass
+        for publisher in self.publishers:
+            publisher.settle(fact)
+            publisher.pump()
+        self._show_panel()
+
+    def _housekeeping(self) -> None:
+        if self._unsaved:
+            self._save()
+        try:
+            self.store.flush()
+        except StoreError as error:
+            log.debug("event=flush_failed reason=%s", error)
+        self._show("state/recorder", self._recorder_state())
+        oldest = min(lane.beat_ns for lane in self.lanes.values())
+        if self._now() - oldest < _RECORDER_STUCK_NS:
+            _tell_systemd("WATCHDOG=1")
+        else:
+            log.error("event=recorder_stuck")
+
+    # -- what is shown
+
+    def _show(self, topic: str, payload: dict[str, Any]) -> None:
+        for publisher in self.publishers:
+            publisher.show(topic, payload)
+
+    def _show_all(self) -> None:
+        self._show("info", self._info())
+        self._show("state/recorder", self._recorder_state())
+        for number in self.recorders:
+            self._shown.setdefault(number, ShowLine(line=number, state=State.IDLE, since_ns=self._now(), call_id=None))
+            self._show_line(number)
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "model": self.board.title,
+            "version": VERSION,
+            "contract": 1,
+            "boot_id": self.boot_id,
+            "store_id": self.store.store_id,
+            "lines": len(self.recorders),
+        }
+
+    def _show_line(self, number: int) -> None:
+        shown = self._shown[number]
+        since = clock.read_clock().iso(shown.since_ns)
+        state = {"state": shown.state.value, "since": since, "call_id": shown.call_id, "volts": None}
+        self._show(f"state/line/{number}", state)
+
+    def _recorder_state(self) -> dict[str, Any]:
+        disk = os.statvfs(self.settings.unit.data_dir)
+        return {
+            "recording": any(s.state in _UP for s in self._shown.values()),
+            "disk_free_mb": disk.f_bavail * disk.f_frsize // 1_000_000,
+            "unsaved": len(self._unsaved),
+            "faults": sorted(f"{device}/{line}" for device, line in self._faults),
+            **self.store.outbox_state(),
+        }
+
+    def _summary(self, save: SaveCall) -> dict[str, Any]:
+        call = save.call
+        return {
+            "call_id": call.call_id,
+            "line": call.line,
+            "direction": call.direction,
+            "outcome": call.outcome,
+            "presentation": call.caller.presentation if call.direction == "incoming" else None,
+            "ended": call.iso(call.ended_ns),
+            "duration_s": call.duration_s,
+            "recorded": call.recording is not None,
+        }
+
+    def _show_panel(self) -> None:
+        if self.panel:
+            self.panel.show(self._panel_state())
+
+    def _panel_state(self) -> PanelState:
+        states = {shown.state for shown in self._shown.values()}
+        if self._faults or self._store_fault or State.LINE_CUT in states:
+            return "fault"
+        if states & _UP:
+            return "recording"
+        if states & {State.RINGING, State.CID_HANDSHAKE}:
+            return "ringing"
+        return "no_broker" if len(self._connected) < len(self.publishers) else "idle"
+
+
+_UP = {State.DIALLING, State.IN_CALL, State.FLASH}
+
+
+def _line_config(line: LineSettings, board: Board, settings: Settings, boot_id: str) -> LineConfig:
+    return LineConfig(
+        number=line.number,
+        boot_id=boot_id,
+        country=line.country,
+        number_display=line.number_display,
+        ring_over_ms=line.ring_over_ms,
+        handshake_ms=line.handshake_ms,
+        shortest_call_ms=line.shortest_call_ms,
+        pre_roll_ms=round(settings.recording.pre_roll_s * 1000),
+        hook=HookTiming(
+            off_hook_ms=line.off_hook_ms,
+            flash_min_ms=line.flash_min_ms,
+            hang_up_ms=line.hang_up_ms,
+            line_cut_ms=line.line_cut_ms,
+            ring_from_loop=board.line[line.number - 1].ring is None,
+        ),
+    )
+
+
+def hardware(unit: Unit, *, pin_factory: Any | None = None) -> tuple[list[Driver], Panel]:
+    """The drivers of the unit's settings and board. pin_factory None: the machine's GPIO chip."""
+    post = unit.engine.post
+    drivers: list[Driver] = []
+    for line in unit.settings.line:
+        drivers.append(LineInputs(line.number, unit.board.line[line.number - 1], post, pin_factory=pin_factory))
+        if line.modem:
+            drivers.append(Modem(line.number, line.modem, line.modem_model, line.country, post))
+        r = unit.settings.recording
+        drivers.append(Codec(line.number, line.codec, r.rate_hz, r.buffer_frames, post, unit.lanes[line.number].take))
+    return drivers, Panel(unit.board.panel, post, pin_factory=pin_factory)
+
+
+def run(settings: Settings, board: Board) -> None:
+    """`tsuroku run`: the unit on its real hardware, until SIGTERM or Ctrl-C."""
+    unit = Unit(settings, board)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: unit.engine.stop())
+    drivers, panel = hardware(unit)
+    unit.start(drivers, panel)
+    try:
+        unit.run()
+    finally:
+        unit.close()
+
+
+def _tell_systemd(state: str) -> None:
+    """sd_notify(3): one datagram to the service manager, where there is one."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.connect("\0" + address[1:] if address.startswith("@") else address)
+            notify.sendall(state.encode())

@@ -1,0 +1,475 @@
+"""Delivery to one MQTT broker: retained states, and the outbox's events, at least once and in order of their streams.
+
+What paho 2.2 does by itself would double, queue without bound or reorder, so little is left to it: it holds messages of
+the present connection only (dropped at the next one, the outbox hands them over again), and at most a window of events.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from paho.mqtt import client as mqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from firmware.core.facts import BrokerConnected, BrokerLost, DeliveryFact, EventAccepted, EventRefused, Stream
+from firmware.records.outbox import Outbox
+from firmware.settings import BrokerSettings
+
+_log = logging.getLogger(__name__)
+
+_WINDOW = 20  # events handed over and not yet answered
+_UNANSWERED = 10  # messages on the wire; HiveMQ takes no more, and paho does not heed a broker's Receive Maximum
+_LONGEST_WAIT_S = 60
+_CLOSE_S = 1.8
+
+_OFFLINE = b"offline"
+_ONLINE = b"online"
+
+_PACKET_TOO_LARGE = 0x95
+_NEVER_ACCEPTED = frozenset({0x87, 0x90, _PACKET_TOO_LARGE, 0x99})  # not authorized, topic, size, payload format
+_SHUTTING_DOWN = 0x8B
+
+
+@dataclass(eq=False, slots=True)
+class _Session:
+    """One connection, from CONNACK to loss. Messages that are forgotten with it are handed over again in the next."""
+
+    at_ns: int
+    largest_bytes: int  # of one packet
+    flying: dict[int, tuple[Stream, int] | str] = field(default_factory=dict)  # packet id -> event or topic of a state
+    early: dict[int, int] = field(default_factory=dict)  # packet id -> code of an answer that overtook publish()
+    handed: set[tuple[Stream, int]] = field(default_factory=set)  # not yet settled; loop thread only
+
+
+class _Unready(Exception):
+    """The settings cannot be used as they are. One sentence."""
+
+
+class MqttPublisher:
+    """Publishes one unit's branch `{prefix}/{site}/{unit}/` at one broker.
+
+    post: takes the facts, from the loop thread and from paho's; it must not block (paho holds its locks meanwhile).
+    Thread: all methods on the loop's; paho's own does nothing but post facts. After each fact: settle(), then pump().
+    """
+
+    def __init__(
+        self, settings: BrokerSettings, site: str, unit: str, outbox: Outbox, post: Callable[[DeliveryFact], None]
+    ) -> None:
+        self._settings = settings
+        self._branch = f"{settings.prefix}/{site}/{unit}"
+        self._client_id = f"tsuroku-{site}-{unit}"
+        self._where = f"Broker {settings.name} at {settings.host}:{settings.port}"
+        self._outbox = outbox
+        self._post = post
+        self._shown: dict[str, bytes] = {"status": _ONLINE}
+        self._due: dict[str, None] = {}  # topics of states that the broker has not got, in order
+        self._event_properties: Properties | None = None
+        if settings.protocol == "5":  # CloudEvents, MQTT binding 1.0.2, section 3.2.1
+            self._event_properties = Properties(PacketTypes.PUBLISH)
+            self._event_properties.ContentType = "application/cloudevents+json; charset=utf-8"
+
+        self._client: mqtt.Client | None = None
+        self._network: threading.Thread | None = None  # paho's thread
+        self._session: _Session | None = None  # as paho's thread sees it
+        self._joined: _Session | None = None  # the session whose BrokerConnected was settled
+        self._lock = (
+            threading.Lock()
+        )  # over flying and early; never held while calling paho, which has locks of its own
+        self._told: set[str] = set()  # sentences told since the last connection
+        self._failures = 0
+        self._refusals = 0
+        self._hold_until_ns = 0  # no events before: the broker asked for time
+        self._open_at_ns = 0
+        self._closed = False
+
+    def start(self) -> None:
+        """Begin to connect, and go on trying. Never blocks for the network, never raises for a broker."""
+        self._open()
+
+    def show(self, topic: str, payload: dict[str, Any] | str) -> None:
+        """Set the retained state below the unit's branch: a JSON object, or plain text; "" clears it.
+
+        The latest value is kept and published on every connect. While the one before is unanswered, the new one waits
+        for the next pump(), so that a slow broker sees the newest and not a queue.
+        """
+        self._shown[topic] = payload.encode("utf-8", "replace") if isinstance(payload, str) else _json(payload)
+        self._due[topic] = None
+        session = self._joined
+        if session is not None and session is self._session:
+            self._show_due(session)
+
+    def pump(self) -> None:
+        """Hand over what is due, while connected. Call it after each settle(), each new event, and once a second."""
+        if self._closed:
+            return
+        self._revive()
+        session = self._joined
+        if session is None or session is not self._session:
+            return  # away, or connected anew while this thread has yet to settle it
+        self._show_due(session)
+        if time.monotonic_ns() < self._hold_until_ns or len(session.handed) >= _WINDOW:
+            return
+        for entry in self._outbox.pending(_WINDOW):
+            event = (entry.stream, entry.sequence)
+            if event in session.handed:
+                continue
+            if len(session.handed) >= _WINDOW or not self._hand(session, event, _json(entry.body)):
+                return
+
+    def settle(self, fact: DeliveryFact) -> None:
+        """Take a fact back that post got, in the order of posting, after its event was marked in the outbox."""
+        if fact.broker != self._settings.name:
+            return
+        match fact:
+            case BrokerConnected():
+                session = self._session
+                if session is not None and session.at_ns == fact.at_ns:
+                    self._joined = session
+                    self._hold_until_ns = 0
+                    first = {"status": 0, "info": 1}
+                    self._due = dict.fromkeys(sorted(self._shown, key=lambda topic: first.get(topic, 2)))
+            case BrokerLost():
+                self._joined = None
+            case EventAccepted():
+                self._refusals = 0
+                self._free(fact.stream, fact.sequence)
+            case EventRefused():
+                self._free(fact.stream, fact.sequence)
+                now_ns = time.monotonic_ns()
+                if fact.retry and now_ns >= self._hold_until_ns:  # the rest of a window is refused with its first
+                    self._refusals += 1
+                    self._hold_until_ns = now_ns + round(_wait_s(self._refusals) * 1e9)
+
+    def close(self) -> None:
+        """Say `offline` and disconnect: at most 2 s, at once while the broker is away. Nothing is posted after it."""
+        self._closed = True
+        client, self._client = self._client, None
+        if client is None:
+            return
+        until_s = time.monotonic() + _CLOSE_S
+        if self._session is not None and not self._said_offline(client):
+            # A DISCONNECT would suppress the will and leave `online` retained: break off, the broker sends the will.
+            sock = client.socket()
+            if isinstance(sock, socket.socket):
+                try:
+                    sock.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass  # already broken off
+        connected = self._session is not None
+        client.disconnect()
+        if connected and self._network is not None:
+            self._network.join(max(0.0, until_s - time.monotonic()))
+
+    def _said_offline(self, client: mqtt.Client) -> bool:
+        answer = client.publish(f"{self._branch}/status", _OFFLINE, 1, True)
+        try:
+            answer.wait_for_publish(_CLOSE_S - 0.4)
+            return answer.is_published()
+        except RuntimeError:
+            return False  # the connection was lost meanwhile
+
+    # Loop thread: opening and handing over.
+
+    def _open(self) -> None:
+        try:
+            client = self._new_client()
+        except _Unready as unready:
+            self._failures += 1
+            self._open_at_ns = time.monotonic_ns() + _LONGEST_WAIT_S * 1_000_000_000
+            self._lose(str(unready))
+            return
+        self._client, self._network = client, None
+        client.connect_async(
+            self._settings.host, self._settings.port, keepalive=self._settings.keepalive_s, clean_start=True
+        )
+        client.loop_start()
+
+    def _revive(self) -> None:
+        """Open again after unusable settings, or after an exception that ended paho's thread."""
+        if self._client is None:
+            if time.monotonic_ns() >= self._open_at_ns:
+                self._open()
+        elif self._network is not None and not self._network.is_alive():
+            self._client = None
+            self._failures += 1
+            self._open_at_ns = time.monotonic_ns() + round(_wait_s(self._failures) * 1e9)
+            self._lose(
+                f"{self._where}: the connection ended by a fault in this program; it is opened again by itself, "
+                "send the log to the maker."
+            )
+
+    def _new_client(self) -> mqtt.Client:
+        """Raises _Unready."""
+        settings = self._settings
+        try:
+            settings.host.encode("idna")
+        except UnicodeError as error:
+            raise _Unready(f"{self._where}: this cannot be the name of a host; mend host in the settings.") from error
+        client = mqtt.Client(
+            mqtt.CallbackAPIVersion.VERSION2,
+            client_id=self._client_id,
+            protocol=mqtt.MQTTv5 if settings.protocol == "5" else mqtt.MQTTv311,
+        )
+        client.max_inflight_messages_set(_UNANSWERED)
+        client.will_set(f"{self._branch}/status", _OFFLINE, qos=1, retain=True)
+        if settings.username is not None:
+            client.username_pw_set(settings.username, self._password())
+        if settings.tls:
+            client.tls_set_context(self._tls())
+        client.on_pre_connect = self._on_pre_connect
+        client.on_connect = self._on_connect
+        client.on_connect_fail = self._on_connect_fail
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        return client
+
+    def _password(self) -> str | None:
+        path = self._settings.password_file
+        if path is None:
+            return None
+        try:
+            return path.read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise _Unready(
+                f"{self._where}: password_file {path} cannot be read ({_short(error)}); "
+                "put the password there and let the user tsuroku read it."
+            ) from error
+
+    def _tls(self) -> ssl.SSLContext:
+        settings = self._settings
+        try:
+            context = ssl.create_default_context(cafile=settings.ca_file)
+        except OSError as error:  # ssl.SSLError is one
+            raise _Unready(
+                f"{self._where}: ca_file {settings.ca_file} cannot be used ({_short(error)}); "
+                "put the certificate of the broker's CA there as PEM and let the user tsuroku read it."
+            ) from error
+        # Python 3.13 turns this on; the CAs that shops make for themselves often lack the extensions that it asks for.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        if settings.cert_file is not None:
+            try:
+                # With a password given, a locked key is an error and not a question at the terminal.
+                context.load_cert_chain(settings.cert_file, settings.key_file, password="")
+            except OSError as error:
+                raise _Unready(
+                    f"{self._where}: cert_file {settings.cert_file} with key_file {settings.key_file} cannot be used "
+                    f"({_short(error)}); put a certificate and its unlocked key there as PEM "
+                    "and let the user tsuroku read them."
+                ) from error
+        return context
+
+    def _show_due(self, session: _Session) -> None:
+        with self._lock:
+            unanswered = {what for what in session.flying.values() if isinstance(what, str)}
+        for topic in [topic for topic in self._due if topic not in unanswered]:
+            if not self._hand(session, topic, self._shown[topic]):
+                return
+            del self._due[topic]
+
+    def _hand(self, session: _Session, what: tuple[Stream, int] | str, payload: bytes) -> bool:
+        """Hand one message to paho. False if the connection is gone: whatever paho keeps then, it never sends."""
+        client = self._client
+        if client is None:
+            return False
+        is_state = isinstance(what, str)
+        topic = f"{self._branch}/{what}" if isinstance(what, str) else f"{self._branch}/event/{what[0]}"
+        if not is_state:
+            session.handed.add(what)
+        if len(topic.encode()) + len(payload) + 64 > session.largest_bytes:  # 64: header, lengths, properties
+            self._answer(what, _PACKET_TOO_LARGE, failed=True)
+            return True
+        sent = client.publish(topic, payload, 1, is_state, None if is_state else self._event_properties)
+        if sent.rc != mqtt.MQTT_ERR_SUCCESS:
+            if not is_state:
+                session.handed.discard(what)
+            return False
+        with self._lock:
+            code = session.early.pop(sent.mid, None)
+            if code is None:
+                session.flying[sent.mid] = what
+        if code is not None:
+            self._answer(what, code, failed=code >= 0x80)
+        return True
+
+    def _free(self, stream: Stream, sequence: int) -> None:
+        if self._joined is not None:
+            self._joined.handed.discard((stream, sequence))
+
+    # paho's thread: facts only.
+
+    def _on_pre_connect(self, client: mqtt.Client, userdata: object) -> None:
+        self._network = threading.current_thread()
+
+    def _on_connect(
+        self,
+        client: mqtt.Client,
+        userdata: object,
+        flags: mqtt.ConnectFlags,
+        reason: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        if self._closed:
+            client.disconnect()  # close() came between this attempt's socket and its answer
+            return
+        if reason.is_failure:
+            self._lose(self._why_refused(reason))
+            return
+        client.drop_out_messages()  # before paho sends them again: the outbox does
+        self._told.clear()
+        session = _Session(time.monotonic_ns(), getattr(properties, "MaximumPacketSize", sys.maxsize))
+        self._session = session
+        _log.info("broker=%s state=connected", self._settings.name)
+        self._post(BrokerConnected(at_ns=session.at_ns, broker=self._settings.name))
+
+    def _on_connect_fail(self, client: mqtt.Client, userdata: object) -> None:
+        # paho calls this from its except clause, so the cause is still at hand.
+        self._back_off(client)
+        self._lose(self._why_unreachable(sys.exception()))
+
+    def _on_disconnect(
+        self,
+        client: mqtt.Client,
+        userdata: object,
+        flags: mqtt.DisconnectFlags,
+        reason: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        thrown_out = flags.is_disconnect_packet_from_server and reason.is_failure and reason.value != _SHUTTING_DOWN
+        if self._session is not None and not thrown_out:
+            self._failures = 0
+        self._back_off(client)
+        if self._session is not None:
+            self._lose(self._why_lost(flags.is_disconnect_packet_from_server, reason))
+        elif not self._told:  # after a refusal the cause is told already
+            self._lose(
+                f"{self._where} closed the connection before it answered; "
+                "check that port, tls, certificates and protocol in the settings fit its listener."
+            )
+
+    def _on_publish(
+        self, client: mqtt.Client, userdata: object, mid: int, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        # Called for every PUBACK, also for a refusal.
+        session = self._session
+        if session is None:
+            return
+        with self._lock:
+            what = session.flying.pop(mid, None)
+            if what is None:
+                session.early[mid] = reason.value
+        if what is not None:
+            self._answer(what, reason.value, failed=reason.is_failure)
+
+    def _back_off(self, client: mqtt.Client) -> None:
+        self._failures += 1
+        wait_s = _wait_s(self._failures)
+        client.reconnect_delay_set(wait_s, wait_s)  # type: ignore[arg-type]  # fractions work, and spread many units
+
+    def _answer(self, what: tuple[Stream, int] | str, code: int, *, failed: bool) -> None:
+        """Tell a broker's answer. On either thread."""
+        if self._closed:
+            return
+        if failed:
+            topic = what if isinstance(what, str) else f"event/{what[0]}"
+            self._warn(f"{self._where} refused {topic} with code 0x{code:02X}.")
+        if isinstance(what, str):
+            return
+        at_ns, broker, (stream, sequence) = time.monotonic_ns(), self._settings.name, what
+        if failed:
+            retry = code not in _NEVER_ACCEPTED
+            self._post(
+                EventRefused(at_ns=at_ns, broker=broker, stream=stream, sequence=sequence, code=code, retry=retry)
+            )
+        else:
+            self._post(EventAccepted(at_ns=at_ns, broker=broker, stream=stream, sequence=sequence))
+
+    def _lose(self, reason: str) -> None:
+        self._session = None
+        if not self._closed and self._warn(reason):
+            self._post(BrokerLost(at_ns=time.monotonic_ns(), broker=self._settings.name, reason=reason))
+
+    def _warn(self, sentence: str) -> bool:
+        """Log a sentence: True for the first time since the last connection, repeats at debug."""
+        first = sentence not in self._told
+        self._told.add(sentence)
+        _log.log(logging.WARNING if first else logging.DEBUG, 'broker=%s reason="%s"', self._settings.name, sentence)
+        return first
+
+    def _why_refused(self, reason: ReasonCode) -> str:
+        match reason.value:
+            case 0x84:
+                return (
+                    f"{self._where} does not speak MQTT {self._settings.protocol}; set protocol to the other version."
+                )
+            case 0x86 | 0x87:
+                return (
+                    f"{self._where} refuses this unit's credentials; check username, password_file and cert_file "
+                    "in the settings against the unit's account at the broker."
+                )
+            case 0x88 | 0x89 | 0x97 | 0x9F:
+                return f"{self._where} takes no connections now ({reason}); it is tried again by itself."
+            case _:
+                return f"{self._where} refuses the connection ({reason}); look into the broker's log."
+
+    def _why_unreachable(self, error: BaseException | None) -> str:
+        match error:
+            case ssl.SSLCertVerificationError():
+                return (
+                    f"{self._where} showed a certificate that is not trusted ({error.verify_message}); "
+                    "check ca_file and host in the settings, and this unit's clock."
+                )
+            case ssl.SSLError():
+                return (
+                    f"{self._where} does not agree on TLS ({error.reason or _short(error)}); "
+                    "check that port is the TLS port, and cert_file."
+                )
+            case socket.gaierror():
+                return f"{self._where}: the name cannot be resolved; check host in the settings and the network's DNS."
+            case ConnectionRefusedError():
+                return f"{self._where}: nothing listens there; start the broker or mend host and port in the settings."
+            case TimeoutError():
+                return (
+                    f"{self._where} does not answer; check the network cable, the firewall, and host in the settings."
+                )
+            case _:
+                return f"{self._where} cannot be reached ({_short(error)}); check the network and host in the settings."
+
+    def _why_lost(self, told_by_broker: bool, reason: ReasonCode) -> str:
+        if not told_by_broker:
+            return f"{self._where}: the connection broke off; it is opened again by itself once the network is back."
+        match reason.value:
+            case _ if not reason.is_failure or reason.value == _SHUTTING_DOWN:
+                return f"{self._where} is shutting down; the connection is opened again by itself."
+            case 0x8E:
+                return (
+                    f"{self._where} gave this unit's place to another; two units have the same site and unit name: "
+                    "give each its own."
+                )
+            case _:
+                return f"{self._where} ended the connection ({reason}); look into the broker's log."
+
+
+def _wait_s(failures: int) -> float:
+    """The back-off before the next attempt: 1 to 60 s, longer with each failure, at random within."""
+    return random.uniform(1, min(_LONGEST_WAIT_S, 2 ** min(failures, 6)))
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    # A lone surrogate in a text becomes "?": brokers and consumers refuse what is not UTF-8.
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def _short(error: BaseException | None) -> str:
+    return str(getattr(error, "strerror", None) or error)

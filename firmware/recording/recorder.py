@@ -1,0 +1,370 @@
+"""The recorder of one line: cuts calls from a ring of the last seconds into one FLAC file each.
+
+Everything is counted in frames of the capture clock, so no thread's lateness can change a file. The file is written as
+the sound comes, so a cut of any kind leaves what was heard. Missing frames become silence of the same length, and are
+counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import soundfile
+
+from drivers.signals import AudioBlock
+from firmware.core.facts import Gap, RecordingFailed, RecordingReady
+from firmware.core.line import StartRecording, StopRecording
+
+log = logging.getLogger(__name__)
+
+# A whole FLAC block is lost to a cut: levels 0 to 2 have blocks of 1152 frames (0.14 s), higher ones 4096 (0.5 s).
+_COMPRESSION = 2 / 8
+_FROM = "monotonic ns of the first frame: "
+# Frames still missing this long after they should have been captured are not coming: the codec is away.
+_OVERDUE_NS = 2_000_000_000
+
+
+@dataclass(slots=True)
+class _Open:
+    """A file that is being written."""
+
+    start: StartRecording
+    path: Path
+    name: str
+    file: soundfile.SoundFile
+    descriptor: int
+    first: int  # index of its first frame
+    next: int  # index of the frame to be written next
+    from_ns: int
+    stop: int | None = None  # index after its last frame, once known
+    gaps: list[Gap] = field(default_factory=list)
+    synced_ns: int = 0
+    failed: str | None = None
+
+
+class Recorder:
+    """Feed it with blocks and commands in any order of arrival. post takes RecordingReady and RecordingFailed.
+
+    directory: the unit's data directory; files go to recordings/YYYY-MM below it.
+    Thread: one at a time; RecorderThread gives it its own.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        rate_hz: int,
+        ring_s: float,
+        sync_s: float,
+        audio_delay_ms: int,
+        post: Callable[[RecordingReady | RecordingFailed], None],
+    ) -> None:
+        self._directory, self._rate_hz, self._post = directory, rate_hz, post
+        self._sync_ns = round(sync_s * 1e9)
+        self._delay_ns = audio_delay_ms * 1_000_000
+        self._frame_ns = 1_000_000_000 // rate_hz
+        self._ring = bytearray(2 * round(ring_s * rate_hz))
+        self._frames = len(self._ring) // 2
+        self._end = 0  # index after the newest frame in the ring
+        self._anchor: tuple[int, int] | None = None  # (index, ns) of a frame near the end
+        self._ahead = 0  # frames of silence already put in for a codec that is away
+        self._open: _Open | None = None
+        self._waiting: list[StartRecording] = []  # nothing captured yet
+
+    def take(self, block: AudioBlock) -> None:
+        """One block of sound."""
+        paid = min(self._ahead, block.lost_frames)
+        self._ahead = 0
+        if self._anchor is not None:
+            self._silence(block.lost_frames - paid)
+        at_ns = block.at_ns - self._delay_ns
+        self._anchor = (self._end, at_ns)
+        for start in self._waiting:
+            self._start(start)
+        self._waiting.clear()
+        self._append(memoryview(block.pcm))
+
+    def obey(self, command: StartRecording | StopRecording) -> None:
+        if isinstance(command, StartRecording):
+            if self._anchor is None:
+                self._waiting.append(command)
+            else:
+                self._start(command)
+        else:
+            self._stop(command)
+
+    def tick(self, now_ns: int) -> None:
+        """Let time pass: ends a file whose last frames are not coming, and syncs."""
+        writing = self._open
+        if writing is None or self._anchor is None:
+            return
+        if writing.stop is not None and now_ns - self._time_of(writing.stop) > _OVERDUE_NS:
+            missing = writing.stop - self._end
+            self._ahead += missing
+            self._silence(missing)
+        elif writing.failed is None and now_ns - writing.synced_ns > self._sync_ns:
+            writing.synced_ns = now_ns
+            try:
+                os.fdatasync(writing.descriptor)
+            except OSError as error:
+                self._fail(writing, error)
+
+    def close(self) -> None:
+        """End the unit: what is open is closed as it is, and reported."""
+        if self._open:
+            self._finish(self._open, "the unit was stopped")
+
+    # -- frames
+
+    def _time_of(self, index: int) -> int:
+        if self._anchor is None:
+            raise RuntimeError("no frame yet")
+        return self._anchor[1] + (index - self._anchor[0]) * self._frame_ns
+
+    def _index_of(self, at_ns: int) -> int:
+        if self._anchor is None:
+            raise RuntimeError("no frame yet")
+        return self._anchor[0] + (at_ns - self._anchor[1]) // self._frame_ns
+
+    def _append(self, pcm: memoryview) -> None:
+        """Put frames into the ring, at most a quarter of it at a time, and write what a file wants of them."""
+        step = self._frames // 4 * 2
+        for at in range(0, len(pcm), step):
+            part = pcm[at : at + step]
+            where = self._end % self._frames * 2
+            room = min(len(part), len(self._ring) - where)
+            self._ring[where : where + room] = part[:room]
+            self._ring[: len(part) - room] = part[room:]
+            self._end += len(part) // 2
+            self._write()
+
+    def _silence(self, frames: int) -> None:
+        """Frames that were not captured: silence of the same length, kept account of."""
+        if frames <= 0:
+            return
+        writing = self._open
+        if writing:
+            first, last = max(self._end, writing.first), self._end + frames
+            last = min(last, writing.stop) if writing.stop is not None else last
+            if last > first:
+                gap = Gap(at_s=(first - writing.first) / self._rate_hz, duration_s=(last - first) / self._rate_hz)
+                writing.gaps.append(gap)
+        if writing is None and frames > self._frames:  # away for long, nothing recorded: the ring is all silence
+            self._ring[:] = bytes(len(self._ring))
+            self._end += frames
+            return
+        quarter = memoryview(bytes(self._frames // 4 * 2))
+        while frames > 0:
+            self._append(quarter[: frames * 2])
+            frames -= len(quarter) // 2
+
+    # -- files
+
+    def _start(self, start: StartRecording) -> None:
+        first = max(self._index_of(start.from_ns), 0, self._end - self._frames)
+        name = f"recordings/{_month(start.call_id)}/{start.call_id}.flac"
+        path = self._directory / name
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600)
+            file = soundfile.SoundFile(
+                os.dup(descriptor), "w", self._rate_hz, 1, "PCM_16", format="FLAC", compression_level=_COMPRESSION
+            )
+            file.title, file.comment = start.call_id, f"{_FROM}{self._time_of(first)}"
+            _sync_directory(path.parent)
+        except (OSError, soundfile.SoundFileError) as error:
+            self._post_failure(
+                start, f"the file {name} could not be made ({_why(error)}); free space or mend the card."
+            )
+            return
+        self._open = _Open(start, path, name, file, descriptor, first, first, self._time_of(first))
+        self._write()
+
+    def _write(self) -> None:
+        writing = self._open
+        if writing is None:
+            return
+        until = self._end if writing.stop is None else min(self._end, writing.stop)
+        while writing.next < until:
+            where = writing.next % self._frames
+            count = min(until - writing.next, self._frames - where)
+            if writing.failed is None:
+                try:
+                    writing.file.buffer_write(self._ring[where * 2 : (where + count) * 2], "int16")
+                except (OSError, soundfile.SoundFileError) as error:
+                    self._fail(writing, error)
+            writing.next += count
+        if writing.stop is not None and writing.next >= writing.stop:
+            self._finish(writing, None)
+
+    def _fail(self, writing: _Open, error: Exception) -> None:
+        writing.failed = f"it could not be written any more ({_why(error)})"
+        log.warning("event=recording_cut call=%s reason=%s", writing.start.call_id, _why(error))
+
+    def _stop(self, command: StopRecording) -> None:
+        """End the file with the frame before until_ns, as soon as that frame is here."""
+        waiting = [start for start in self._waiting if start.call_id == command.call_id]
+        if waiting:
+            self._waiting.remove(waiting[0])
+            if command.keep:
+                self._post_failure(waiting[0], "no sound came from the codec; check its cable and `tsuroku doctor`.")
+            return
+        writing = self._open
+        if writing is None or writing.start.call_id != command.call_id:
+            return
+        if not command.keep:
+            self._open = None
+            self._discard(writing)
+            return
+        writing.stop = max(self._index_of(command.until_ns), writing.first)
+        if writing.stop <= writing.next:
+            self._finish(writing, None)
+
+    def _discard(self, writing: _Open) -> None:
+        try:
+            writing.file.close()
+        except soundfile.SoundFileError:
+            pass  # the file goes anyway
+        os.close(writing.descriptor)
+        try:
+            writing.path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("event=discard_failed call=%s reason=%s", writing.start.call_id, error.strerror)
+
+    def _finish(self, writing: _Open, cut_short: str | None) -> None:
+        self._open = None
+        frames = writing.next - writing.first
+        try:
+            try:
+                writing.file.close()  # writes the last block and the header
+                os.fsync(writing.descriptor)
+            finally:
+                os.close(writing.descriptor)
+            if writing.failed:
+                frames = soundfile.info(writing.path).frames
+            size, digest = fingerprint(writing.path)
+        except (OSError, soundfile.SoundFileError) as error:
+            self._post_failure(writing.start, f"the file {writing.name} could not be closed ({_why(error)}).")
+            return
+        if frames == 0:
+            writing.path.unlink()
+            self._post_failure(writing.start, "it has no sound: the call was over before any frame came.")
+            return
+        self._post(
+            RecordingReady(
+                at_ns=self._time_of(writing.next),
+                line=writing.start.line,
+                call_id=writing.start.call_id,
+                path=writing.name,
+                from_ns=writing.from_ns,
+                frames=frames,
+                rate_hz=self._rate_hz,
+                size_bytes=size,
+                sha256=digest,
+                gaps=tuple(writing.gaps),
+                cut_short=writing.failed or cut_short,
+            )
+        )
+
+    def _post_failure(self, start: StartRecording, reason: str) -> None:
+        log.warning("event=recording_failed call=%s reason=%s", start.call_id, reason)
+        at_ns = start.from_ns if self._anchor is None else self._time_of(self._end)
+        self._post(RecordingFailed(at_ns=at_ns, line=start.line, call_id=start.call_id, reason=reason))
+
+
+class RecorderThread:
+    """Gives a Recorder its thread and its lane: a queue of blocks and commands that nobody waits on.
+
+    take() is made for an audio callback: it takes no lock and never blocks. A lane longer than lane_blocks (a card that
+    stalls for that long) drops blocks; they are counted, and filled with silence when the lane moves on.
+    """
+
+    def __init__(self, recorder: Recorder, lane_blocks: int = 1200) -> None:
+        self._recorder = recorder
+        self._lane: queue.SimpleQueue[AudioBlock | StartRecording | StopRecording | None] = queue.SimpleQueue()
+        self._lane_blocks = lane_blocks
+        self._dropped = 0
+        self.beat_ns = time.monotonic_ns()
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def take(self, block: AudioBlock) -> None:
+        """Thread: the codec's callback."""
+        if self._lane.qsize() > self._lane_blocks:
+            self._dropped += len(block.pcm) // 2 + block.lost_frames
+            return
+        if self._dropped:
+            lost, self._dropped = self._dropped, 0
+            block = AudioBlock(at_ns=block.at_ns, pcm=block.pcm, lost_frames=block.lost_frames + lost)
+        self._lane.put(block)
+
+    def obey(self, command: StartRecording | StopRecording) -> None:
+        """Thread: any."""
+        self._lane.put(command)
+
+    def close(self) -> None:
+        """Close what is open and end the thread. Waits for it."""
+        self._lane.put(None)
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                item = self._lane.get(timeout=1.0)
+            except queue.Empty:
+                item = AudioBlock(at_ns=0, pcm=b"")
+            self.beat_ns = time.monotonic_ns()
+            if item is None:
+                self._recorder.close()
+                return
+            if not isinstance(item, AudioBlock):
+                self._recorder.obey(item)
+            elif item.pcm:
+                self._recorder.take(item)
+            self._recorder.tick(self.beat_ns)
+
+
+def started_ns(path: Path, otherwise_ns: int) -> int:
+    """When a recording begins on the capture clock of its boot, from its tags."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            comment = str(file.comment)
+    except soundfile.SoundFileError:
+        return otherwise_ns
+    text = comment.removeprefix(_FROM)
+    return int(text) if text.isdecimal() else otherwise_ns
+
+
+def fingerprint(path: Path) -> tuple[int, str]:
+    """Size in bytes and SHA-256 of a file, read once."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.tell(), digest
+
+
+def _month(call_id: str) -> str:
+    """The month that a call's UUIDv7 was made in: its first 48 bits are Unix milliseconds."""
+    at = time.gmtime(int(call_id.replace("-", "")[:12], 16) / 1000)
+    return time.strftime("%Y-%m", at)
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error).rstrip(".")
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
