@@ -1,4 +1,4 @@
-"""The only place that builds the unit: store, journal, lines, recorders, publisher, panel and drivers, tied together."""
+"""The only place that builds the unit: store, journal, lines, recorders, publisher and drivers, tied together."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from drivers.codec import Codec
-from drivers.gpio import LineInputs, Panel, PanelState
 from drivers.modem import Modem
+
+from drivers.gpio import LineInputs, Panel, PanelState
 from drivers.signals import DeviceLost, DeviceReady
 from firmware import clock
 from firmware.core.call import ClockRead
@@ -40,9 +40,9 @@ from firmware.core.line import (
 from firmware.delivery.mqtt import MqttPublisher
 from firmware.engine.journal import Journal, JournalledReads
 from firmware.engine.loop import Engine
-from firmware.records.store import CallStore, StoreError
 from firmware.recording.recorder import Recorder, RecorderThread
 from firmware.recording.repair import repair
+from firmware.records.store import CallStore, StoreError
 from firmware.settings import LineSettings, Settings
 from hw.board import Board
 

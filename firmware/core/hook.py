@@ -136,7 +136,7 @@ class Hook:
                 self.off_hook, self._broken_ns = True, None
                 return [OffHook(self._closed_ns, self._joined)]
             case "flash":
-                return [] if self._broken_ns is None else [LoopBroken(self._broken_ns)]
+                return [] if self._closed or self._broken_ns is None else [LoopBroken(self._broken_ns)]
             case "hang_up":
                 # A closure under way may yet turn out to be a flash: "mended" or the next opening edge decides.
                 return [] if self._closed or self._broken_ns is None else self._hung_up(now)
@@ -219,6 +219,9 @@ class Hook:
         self.timers.pop("cut", None)
         back: list[HookFact] = [LineBack(edge.at_ns)] if self._cut else []
         if not self.off_hook and self._closed:
-            self._wait_off_hook(edge.at_ns, joined=self._cut or edge.initial or self._joined)
+            if self._cut:
+                self._wait_off_hook(edge.at_ns, joined=True)
+            elif "off_hook" not in self.timers:  # it came due in a dip of the ringing voltage
+                self.timers["off_hook"] = edge.at_ns
         self._cut = False
         return back

@@ -257,6 +257,7 @@ class Line:
         """End a call that was up. ended_ns: where the loop broke; known_ns: now, the end of the recording."""
         call = self._the_call()
         lifted_ns = self._loop_closed_ns
+        ended_ns = max(ended_ns, lifted_ns)
         outcome: Outcome
         if ended_ns - lifted_ns < self.config.shortest_call_ms * _MS and call.direction is not None:
             outcome = "too_short"
@@ -279,7 +280,11 @@ class Line:
 
     def _miss(self, ended_ns: int, reason: Literal["caller_gave_up", "line_cut"]) -> None:
         call = replace(
-            self._the_call(), ended_ns=ended_ns, outcome="missed", end_reason=reason, no_recording="not_answered"
+            self._the_call(),
+            ended_ns=max(ended_ns, self._the_call().opened_ns),
+            outcome="missed",
+            end_reason=reason,
+            no_recording="not_answered",
         )
         self._timers.pop("ringing_over", None)
         self._save(call, event("call.missed", call, ended_ns))
@@ -290,18 +295,21 @@ class Line:
     def _recorded(self, fact: RecordingReady | RecordingFailed) -> None:
         call = self._unfiled.pop(fact.call_id, None)
         going_on = call is None and self._call is not None and self._call.call_id == fact.call_id
-        if call is None and not going_on:
+        if going_on:
+            call = self._call
+        if call is None:
             return  # of a call that is not kept, and said so
         if isinstance(fact, RecordingFailed):
-            if going_on:
-                self._call = replace(self._the_call(), no_recording=fact.reason)
-                call = self._call
-            else:
-                call = replace(call or self._the_call(), no_recording=fact.reason)
-            self._save(call, event("recording.failed", call, fact.at_ns, reason=fact.reason))
-            return
-        call = replace(call or self._the_call(), recording=recording_of(fact), no_recording=None)
-        self._save(call, event("recording.ready", call, fact.at_ns))
+            call = replace(call, no_recording=fact.reason)
+            said = event("recording.failed", call, fact.at_ns, reason=fact.reason)
+        else:
+            call = replace(call, recording=recording_of(fact), no_recording=None)
+            said = event("recording.ready", call, fact.at_ns)
+        if going_on:
+            self._call = call
+        elif self._last and self._last.call_id == call.call_id:
+            self._last = call
+        self._save(call, said)
 
     def _left_open(self, fact: CallLeftOpen) -> None:
         """A call that the unit's end cut off. Its clock is that of the boot it was made in."""
@@ -426,9 +434,8 @@ def _handshake_done(line: Line, fact: OnHook) -> State:
 
 
 def _ringing_over(line: Line, fact: RingingOver) -> State:
-    call = line._the_call()
     ended = fact.at_ns - line.config.ring_over_ms * _MS
-    line._miss(max(ended, call.opened_ns), "caller_gave_up")
+    line._miss(ended, "caller_gave_up")
     return State.IDLE
 
 
@@ -515,7 +522,7 @@ def _caller_before_ring(line: Line, fact: CallerIdReceived) -> State:
     if last and last.direction == "incoming" and fact.at_ns - (last.ended_ns or 0) < _LATE_REPORT_NS:
         if last.caller.presentation == "not_received":
             last = replace(
-                line._unfiled.get(last.call_id, last),
+                last,
                 caller=caller_of(fact, line.config.country),
                 modem_raw=(*last.modem_raw, fact.raw),
             )

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from paho.mqtt import client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -77,7 +78,7 @@ class MqttPublisher:
         self._due: dict[str, None] = {}  # topics of states that the broker has not got, in order
         self._event_properties: Properties | None = None
         if settings.protocol == "5":  # CloudEvents, MQTT binding 1.0.2, section 3.2.1
-            self._event_properties = Properties(PacketTypes.PUBLISH)
+            self._event_properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             self._event_properties.ContentType = "application/cloudevents+json; charset=utf-8"
 
         self._client: mqtt.Client | None = None
@@ -88,6 +89,7 @@ class MqttPublisher:
             threading.Lock()
         )  # over flying and early; never held while calling paho, which has locks of its own
         self._told: set[str] = set()  # sentences told since the last connection
+        self._answered = False  # the present attempt got a CONNACK
         self._failures = 0
         self._refusals = 0
         self._hold_until_ns = 0  # no events before: the broker asked for time
@@ -167,9 +169,9 @@ class MqttPublisher:
                     sock.shutdown(socket.SHUT_RDWR)
                 except OSError:
                     pass  # already broken off
-        connected = self._session is not None
+        away = self._session is None
         client.disconnect()
-        if connected and self._network is not None:
+        if not away and self._network is not None:
             self._network.join(max(0.0, until_s - time.monotonic()))
 
     def _said_offline(self, client: mqtt.Client) -> bool:
@@ -218,7 +220,7 @@ class MqttPublisher:
         except UnicodeError as error:
             raise _Unready(f"{self._where}: this cannot be the name of a host; mend host in the settings.") from error
         client = mqtt.Client(
-            mqtt.CallbackAPIVersion.VERSION2,
+            CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
             protocol=mqtt.MQTTv5 if settings.protocol == "5" else mqtt.MQTTv311,
         )
@@ -283,16 +285,17 @@ class MqttPublisher:
         client = self._client
         if client is None:
             return False
-        is_state = isinstance(what, str)
-        topic = f"{self._branch}/{what}" if isinstance(what, str) else f"{self._branch}/event/{what[0]}"
-        if not is_state:
+        if isinstance(what, str):
+            topic, retain, properties = f"{self._branch}/{what}", True, None
+        else:
+            topic, retain, properties = f"{self._branch}/event/{what[0]}", False, self._event_properties
             session.handed.add(what)
         if len(topic.encode()) + len(payload) + 64 > session.largest_bytes:  # 64: header, lengths, properties
             self._answer(what, _PACKET_TOO_LARGE, failed=True)
             return True
-        sent = client.publish(topic, payload, 1, is_state, None if is_state else self._event_properties)
+        sent = client.publish(topic, payload, 1, retain, properties)
         if sent.rc != mqtt.MQTT_ERR_SUCCESS:
-            if not is_state:
+            if not isinstance(what, str):
                 session.handed.discard(what)
             return False
         with self._lock:
@@ -311,6 +314,7 @@ class MqttPublisher:
 
     def _on_pre_connect(self, client: mqtt.Client, userdata: object) -> None:
         self._network = threading.current_thread()
+        self._answered = False
 
     def _on_connect(
         self,
@@ -320,6 +324,7 @@ class MqttPublisher:
         reason: ReasonCode,
         properties: Properties | None,
     ) -> None:
+        self._answered = True
         if self._closed:
             client.disconnect()  # close() came between this attempt's socket and its answer
             return
@@ -352,7 +357,7 @@ class MqttPublisher:
         self._back_off(client)
         if self._session is not None:
             self._lose(self._why_lost(flags.is_disconnect_packet_from_server, reason))
-        elif not self._told:  # after a refusal the cause is told already
+        elif not self._answered:  # after a refusal the cause is told already
             self._lose(
                 f"{self._where} closed the connection before it answered; "
                 "check that port, tls, certificates and protocol in the settings fit its listener."
@@ -373,6 +378,9 @@ class MqttPublisher:
             self._answer(what, reason.value, failed=reason.is_failure)
 
     def _back_off(self, client: mqtt.Client) -> None:
+        if self._closed:
+            client.disconnect()  # close() came while this attempt was failing: let it be the last
+            return
         self._failures += 1
         wait_s = _wait_s(self._failures)
         client.reconnect_delay_set(wait_s, wait_s)  # type: ignore[arg-type]  # fractions work, and spread many units
@@ -452,7 +460,7 @@ class MqttPublisher:
         match reason.value:
             case _ if not reason.is_failure or reason.value == _SHUTTING_DOWN:
                 return f"{self._where} is shutting down; the connection is opened again by itself."
-            case 0x8E:
+            case 0x8E:  # session taken over
                 return (
                     f"{self._where} gave this unit's place to another; two units have the same site and unit name: "
                     "give each its own."

@@ -20,8 +20,8 @@ from firmware.core import facts
 from firmware.core.call import ClockRead
 from firmware.core.facts import Gap, Input, RecordingReady
 from firmware.core.hook import HookTiming
-from firmware.core.line import LineConfig, SaveCall, Timer
 from firmware.core.line import Line as LineMachine
+from firmware.core.line import LineConfig, SaveCall, Timer
 
 log = logging.getLogger(__name__)
 

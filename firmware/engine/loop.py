@@ -29,7 +29,8 @@ class _Periodic:
 class Engine:
     """post() from any thread; everything else from the thread that runs the loop.
 
-    execute carries out a line's command, observe sees every input after the lines did, now gives monotonic ns (virtual in stepped mode).
+    execute carries out a line's command, observe sees every input after the lines did; now gives monotonic ns, which is
+    virtual in stepped mode.
     """
 
     def __init__(

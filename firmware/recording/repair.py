@@ -1,4 +1,4 @@
-"""Repair at start: a recording that a crash or power cut left open gets a readable copy beside the untouched original."""
+"""Repair at start: a recording that a crash left open gets a readable copy beside the untouched original."""
 
 from __future__ import annotations
 

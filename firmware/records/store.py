@@ -1,7 +1,7 @@
 """The record of all calls and the outbox of their events: a TinyDB file that is replaced as a whole, never half.
 
-One process owns it (flock). A commit writes a call and its events in one step: a new file, synced, then renamed over the
-old one. What commit() returned from is on the disk. The file is plain TinyDB JSON: stock TinyDB opens it.
+One process owns it (flock). A commit writes a call and its events in one step: a new file, synced, then renamed over
+the old one. What commit() returned from is on the disk. The file is plain TinyDB JSON: stock TinyDB opens it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -228,8 +228,8 @@ class CallStore:
             self._lock.close()
 
 
-def read_calls(path: Path) -> Iterable[Mapping[str, Any]]:
-    """The call records, oldest first, read beside a running unit. Raises StoreError."""
+def read_table(path: Path, table: Literal["calls", "outbox"]) -> list[Mapping[str, Any]]:
+    """A table of the store, read beside a running unit. Raises StoreError."""
     if not path.exists():
         raise StoreError(f"{path}: there is no store here yet; it is made when the unit first runs.")
-    return sorted(TinyDB(storage=lambda: _Snapshot(path)).table("calls"), key=lambda call: str(call["call_id"]))
+    return list(TinyDB(storage=lambda: _Snapshot(path)).table(table))

@@ -1,0 +1,335 @@
+"""Plays a scenario on the virtual line: stepped (hours in seconds, no threads) or live through every real driver."""
+
+from __future__ import annotations
+
+import heapq
+import random
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drivers.modem_text import ModemText
+from drivers.signals import (
+    AudioBlock,
+    ButtonPressed,
+    DeviceLost,
+    DeviceReady,
+    LinePresentEdge,
+    LoopEdge,
+    PolarityEdge,
+    RingEdge,
+    Signal,
+)
+from drivers.virtual.line import ButtonPress, Change, Fault, ModemBytesDue, PinChange, VirtualLine
+from drivers.virtual.modem import caller_id_bytes, ring_bytes
+from drivers.virtual.scenario import Scenario
+from firmware import clock
+from firmware.app import STORE_FILE, Unit
+from firmware.core.call import ClockRead
+from firmware.records.store import read_table
+from firmware.settings import BrokerSettings, LineSettings, RecordingSettings, Settings, UnitSettings
+from hw import board
+
+BASE_NS = 1_000_000_000_000  # the unit has been up for 1000 s when a stepped scenario begins
+_BOOT_NS = 20_000_000_000  # a Pi is dark this long after a power cut
+
+
+def virtual_settings(
+    scenario: Scenario,
+    data_dir: Path,
+    *,
+    modem: str | None = None,
+    broker: BrokerSettings | None = None,
+    delay_ms: int = 0,
+) -> Settings:
+    """The settings of a unit on the virtual line."""
+    line = LineSettings(
+        number=1,
+        codec="linetap",
+        modem=modem,
+        country=scenario.country,
+        number_display=scenario.number_display,
+    )
+    return Settings(
+        unit=UnitSettings(site="demo", unit="virtual-1", data_dir=data_dir),
+        line=(line,),
+        recording=RecordingSettings(audio_delay_ms=delay_ms),
+        broker=(broker,) if broker else (),
+    )
+
+
+@dataclass(slots=True)
+class _Power:
+    """A unit that is powered, and the scenario's time."""
+
+    unit: Unit
+    text: ModemText | None
+    boots: int = 0
+    at_ns: int = 0
+    random: random.Random = field(default_factory=lambda: random.Random(1))
+
+
+def stepped(
+    scenario: Scenario, data_dir: Path, *, progress: Callable[[float], None] = lambda part: None
+) -> VirtualLine:
+    """Run the scenario on virtual time. Same core, recorder and store as live; drivers' threads are left out.
+
+    data_dir must not hold a store yet. progress is told the part done, 0 to 1. Returns the line, for what was on the wire.
+    """
+    line = VirtualLine(scenario)
+    stepper = _Stepper(scenario, line, data_dir)
+    last = 0
+    for at_ns, step in stepper.agenda():
+        if at_ns // 60_000_000_000 > last:
+            last = at_ns // 60_000_000_000
+            progress(at_ns / scenario.end_ns)
+        stepper.at_ns = at_ns
+        step()
+    stepper.finish()
+    progress(1.0)
+    return line
+
+
+class _Stepper:
+    def __init__(self, scenario: Scenario, line: VirtualLine, data_dir: Path) -> None:
+        self.at_ns = 0
+        self._scenario, self._line = scenario, line
+        self._settings = virtual_settings(scenario, data_dir, modem="virtual" if scenario.modem else None)
+        self._random = random.Random(1)
+        self._levels: dict[str, bool] = dict(line.initial())
+        self._boots = 0
+        self._dark = False
+        self._codec, self._modem = True, scenario.modem is not None
+        self._lost = list(line.lost())
+        self._delivered = 0  # index after the last frame the codec delivered
+        self._rate_hz = self._settings.recording.rate_hz
+        self._buffer = self._settings.recording.buffer_frames
+        self._boot()
+
+    def _boot(self) -> None:
+        self._boots += 1
+        self._text = ModemText(1)
+        self.unit = Unit(
+            self._settings,
+            board.load(self._settings.unit.board),
+            live=False,
+            now=lambda: BASE_NS + self.at_ns,
+            read_clock=self._clock,
+            new_call_id=lambda: clock.uuid7(self._clock().wall_ns // 1_000_000, self._random.randbytes(10)),
+            boot_id=f"00000000-0000-4000-8000-{self._boots:012d}",
+        )
+        self.unit.recover()
+        for name, active in self._levels.items():
+            self._pin(name, active, initial=True)
+
+    def _clock(self) -> ClockRead:
+        wall_ns = round(self._scenario.start.timestamp()) * 1_000_000_000 + self.at_ns
+        return ClockRead(mono_ns=BASE_NS + self.at_ns, wall_ns=wall_ns, state="ntp")
+
+    def agenda(self) -> Iterator[tuple[int, Callable[[], None]]]:
+        """Everything that happens, in order of time; at one instant the line's changes come before the sound."""
+        changes = ((change.at_ns, 0, self._changing(change)) for change in self._line.changes())
+        frame_ns = 1_000_000_000 // self._rate_hz
+        blocks = (
+            ((first + self._buffer) * frame_ns, 1, self._capturing(first))
+            for first in range(0, self._scenario.end_ns // frame_ns - self._buffer + 1, self._buffer)
+        )
+        for at_ns, _, step in heapq.merge(changes, blocks, key=lambda item: item[:2]):
+            yield at_ns, step
+
+    def finish(self) -> None:
+        self.at_ns = self._scenario.end_ns
+        if not self._dark:
+            self._pass_time()
+            self.unit.close()
+            for recorder in self.unit.recorders.values():
+                recorder.close()
+
+    def _changing(self, change: Change) -> Callable[[], None]:
+        return lambda: self._change(change)
+
+    def _capturing(self, first: int) -> Callable[[], None]:
+        return lambda: self._capture(first)
+
+    def _pass_time(self) -> None:
+        """Let the modem's quiet time, the unit's timers and its recorder take note of the present."""
+        now = BASE_NS + self.at_ns
+        while (due := self._text.due_ns) is not None and due <= now:
+            self._tell(self._text.tick(due))
+        self.unit.engine.advance(now)
+        self.unit.engine.drain()
+
+    def _tell(self, signals: Sequence[Signal]) -> None:
+        for signal in signals:
+            self.unit.engine.take(signal)
+        self.unit.engine.drain()
+
+    def _pin(self, name: str, active: bool, *, initial: bool = False) -> None:
+        at = BASE_NS + self.at_ns
+        match name:
+            case "loop":
+                self._tell([LoopEdge(at_ns=at, line=1, closed=active, initial=initial)])
+            case "line_present":
+                self._tell([LinePresentEdge(at_ns=at, line=1, present=active, initial=initial)])
+            case "polarity":
+                self._tell([PolarityEdge(at_ns=at, line=1, reversed=active, initial=initial)])
+            case _ if not initial:
+                self._tell([RingEdge(at_ns=at, line=1, active=active)])
+
+    def _change(self, change: Change) -> None:
+        if isinstance(change, PinChange):
+            self._levels[change.name] = change.active
+        if self._dark:
+            return
+        self._pass_time()
+        match change:
+            case PinChange():
+                self._pin(change.name, change.active)
+            case ButtonPress():
+                self._tell([ButtonPressed(at_ns=BASE_NS + self.at_ns)])
+            case ModemBytesDue() if self._modem:
+                self._tell(self._text.feed(modem_bytes(self._scenario.modem, change), BASE_NS + self.at_ns))
+            case Fault():
+                self._fault(change)
+
+    def _fault(self, fault: Fault) -> None:
+        at = BASE_NS + self.at_ns
+        if fault.device == "power":
+            self._cut_power()
+        elif fault.device in ("modem", "codec"):
+            here = fault.action == "plug"
+            if fault.device == "modem":
+                self._modem = here
+            else:
+                self._codec = here
+            self._tell(
+                [DeviceReady(at_ns=at, device=fault.device, line=1, detail="plugged in again")]
+                if here
+                else [DeviceLost(at_ns=at, device=fault.device, line=1, reason="It was unplugged; plug it in again.")]
+            )
+
+    def _cut_power(self) -> None:
+        """What write() has taken stays; what was in the unit's memory is gone."""
+        data = self._settings.unit.data_dir
+        left = data.with_name(data.name + ".cut")
+        shutil.copytree(data, left)
+        for recorder in self.unit.recorders.values():
+            recorder.close()
+        self.unit.close()
+        shutil.rmtree(data)
+        left.rename(data)
+        self._dark = True
+        self._dark_until_ns = self.at_ns + _BOOT_NS
+
+    def _capture(self, first: int) -> None:
+        if self._dark:
+            if self.at_ns < self._dark_until_ns:
+                return
+            self._dark = False
+            self._delivered = first
+            self._boot()
+        self._pass_time()
+        recorder = self.unit.recorders[1]
+        now = BASE_NS + self.at_ns
+        for begin, end in self._heard(first, first + self._buffer):
+            pcm = self._line.pcm(begin, end - begin)
+            at = BASE_NS + begin * (1_000_000_000 // self._rate_hz)
+            recorder.take(AudioBlock(at_ns=at, pcm=pcm, lost_frames=begin - self._delivered))
+            self._delivered = end
+        recorder.tick(now)
+        self.unit.engine.drain()
+
+    def _heard(self, first: int, end: int) -> list[tuple[int, int]]:
+        """The parts of [first, end) that the codec delivers."""
+        if not self._codec:
+            return []
+        parts, at = [], first
+        for lost, frames in self._lost:
+            if lost + frames > at and lost < end:
+                if lost > at:
+                    parts.append((at, lost))
+                at = max(at, lost + frames)
+        if at < end:
+            parts.append((at, end))
+        return parts
+
+
+def modem_bytes(dialect: str | None, due: ModemBytesDue) -> bytes:
+    """What a modem of this dialect puts on its port."""
+    if due.kind == "raw" or dialect is None:
+        return due.raw
+    if due.kind == "ring":
+        return ring_bytes()
+    return caller_id_bytes(dialect, due.number, due.presentation, due.name, due.date_raw or "")
+
+
+# -- what a scenario expects
+
+
+def seconds(call: Mapping[str, Any], key: str, base_ns: int) -> float | None:
+    """A time of a call in seconds of the scenario."""
+    value = call[key + "_ns"]
+    return None if value is None else (value - base_ns) / 1e9
+
+
+def results(data_dir: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The calls and the events that a unit wrote, in order."""
+    store = data_dir / STORE_FILE
+    calls = sorted((dict(call) for call in read_table(store, "calls")), key=lambda call: str(call["call_id"]))
+    entries = sorted(read_table(store, "outbox"), key=lambda entry: int(entry["sequence"]))
+    return calls, [entry["body"] for entry in entries]
+
+
+def check(scenario: Scenario, data_dir: Path, *, base_ns: int = BASE_NS, tolerance_s: float = 0.02) -> list[str]:
+    """Compare what a unit wrote with what the scenario expects; a sentence for each that differs."""
+    calls, events = results(data_dir)
+    wanted = scenario.expects
+    wrong = []
+    if wanted.calls is not None and len(calls) != wanted.calls:
+        wrong.append(f"{scenario.path}: expected {wanted.calls} calls, the unit filed {len(calls)}.")
+    if wanted.events is not None and [e["type"] for e in events] != list(wanted.events):
+        told = " ".join(e["type"] for e in events)
+        wrong.append(f"{scenario.path}: expected events {' '.join(wanted.events)}; the unit wrote {told}.")
+    for number, fields in wanted.call.items():
+        if number > len(calls):
+            wrong.append(f"{scenario.path}: expected a call {number}, there is none.")
+            continue
+        call = calls[number - 1]
+        for key, value in fields.items():
+            got = _field(call, key, base_ns)
+            if isinstance(got, float):
+                same = value not in ("none", "yes", "no") and abs(got - float(value)) <= tolerance_s
+                got = round(got, 3)
+            else:
+                same = str(got) == value
+            if not same:
+                wrong.append(f"{scenario.path}: call {number}: expected {key}={value}, found {got}.")
+    return wrong
+
+
+def _field(call: Mapping[str, Any], key: str, base_ns: int) -> str | int | float:
+    recording = call["recording"]
+    values: dict[str, Any] = {
+        "direction": call["direction"],
+        "outcome": call["outcome"],
+        "end_reason": call["end_reason"],
+        "number": call["caller"]["raw"],
+        "name": call["caller"]["name"],
+        "presentation": call["caller"]["presentation"],
+        "rings": call["rings"],
+        "recording": "yes" if recording else "no",
+        "filled": recording and sum(gap["duration_s"] for gap in recording["gaps"]),
+        "flashes": sum(mark["kind"] == "flash" for mark in call["marks"]),
+        "marks": ",".join(mark["kind"] for mark in call["marks"]) or None,
+        "answered": seconds(call, "answered", base_ns),
+        "opened": seconds(call, "opened", base_ns),
+        "ended": seconds(call, "ended", base_ns),
+        "recorded_from": recording and (recording["from_ns"] - base_ns) / 1e9,
+        "recorded_to": recording and (recording["from_ns"] - base_ns) / 1e9 + recording["duration_s"],
+    }
+    if key not in values:
+        raise KeyError(key)
+    value = values[key]
+    return "none" if value is None else value
