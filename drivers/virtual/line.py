@@ -4,16 +4,16 @@ A scenario says what people do; this model says what the unit's pins, modem and 
 no clock: times are ns from the start of the scenario, and the same scenario and seed give the same line, bit for bit.
 
 Levels, referred to the line (0 dBm0 = 0.775 V rms, full scale of the codec = +3.14 dBm0): shop's voice -15 dBm0, far
-voice -21, shop's voice returned by the exchange's hybrid -35, exchange tones -15, keys -9 (two tones of -12), noise -60,
-hum -62. Ringing and hook edges come through the tap's high pass (69 Hz, one pole): 16 Hz is 13 dB down there and still
-far above full scale, so ringing clips, and so does the first moment of every hook click.
+voice -21, shop's voice returned by the exchange's hybrid -35, exchange tones -15, keys -9 (two tones of -12), noise
+-60, hum -62. Ringing and hook edges come through the tap's high pass (69 Hz, one pole): 16 Hz is 13 dB down there and
+still far above full scale, so ringing clips, and so does the first moment of every hook click.
 
 The comparators see the voltage in the direction of the feed, sampled at 8 kHz. During ringing that voltage swings below
 zero once a cycle, so the loop and the line-present comparator chatter by themselves. A cut line has no voltage, so its
 loop comparator reads closed.
 
-Not simulated: the FSK of caller ID (silence stands in its place; the modem's report comes all the same), RING reports on
-start signals, call waiting, a busy or silent far end, distinctive ringing, howler tone, the loop interruption that some
+Not simulated: the FSK of caller ID (silence stands in its place; the modem's report comes all the same), RING reports
+on start signals, call waiting, a busy far end, distinctive ringing, howler tone, the loop interruption that some
 exchanges send when the far end hangs up, impedances and echo of the far network, crosstalk, what ringing does to the
 polarity comparator (it is slow), charging of the line's capacitance, and a modem that does the primary answer.
 """
