@@ -105,7 +105,8 @@ class LineInputs:
             self._close_inputs()
             reason = (
                 f"Line {self._line}: the GPIO inputs of the line tap cannot be opened ({error}); check that the HAT "
-                "sits on all 40 pins of a Raspberry Pi, and that no other program uses its pins."
+                "sits on all 40 pins of a Raspberry Pi, that this user is in the group gpio, and that no other program "
+                "uses the pins."
             )
             _log.log(logging.WARNING if first else logging.DEBUG, "gpio=lost line=%d error=%s", self._line, error)
             if first:
