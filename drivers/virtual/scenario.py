@@ -267,7 +267,7 @@ def _call(presentation: Presentation, words: list[str]) -> Call:
     number = None
     if presentation == "allowed":
         number = words[0].replace("-", "") if words else ""
-        if not re.fullmatch(r"\d{1,20}", number):
+        if not re.fullmatch(r"[0-9]{1,20}", number):
             raise _Wrong(f"{words[0] if words else 'nothing'!r} is no number", "write digits and -, as 03-0000-1234")
         words = words[1:]
     name = None
@@ -562,9 +562,9 @@ class _Parser:
 
     def _expect(self, words: list[str]) -> None:
         match words:
-            case ["calls", count] if count.isdigit() and self.calls is None:
+            case ["calls", count] if count.isdecimal() and self.calls is None:
                 self.calls = int(count)
-            case ["call", number, *facts] if number.isdigit() and int(number) >= 1 and facts:
+            case ["call", number, *facts] if number.isdecimal() and int(number) >= 1 and facts:
                 known = self.call.setdefault(int(number), {})
                 for fact in facts:
                     key, equals, value = fact.partition("=")
