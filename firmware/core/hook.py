@@ -204,9 +204,13 @@ class Hook:
         if self._crossings < _CROSSINGS:
             return []
         if self.off_hook and self._broken_ns is None:
+            self._crossings, self._burst_ns = 1, at_ns
             return []  # an exchange does not ring a closed loop: dial pulses, noise
         # Ringing proves that a broken loop is open, before the hang-up time has passed.
-        facts = self._hung_up(at_ns) if self.off_hook else []
+        facts: list[HookFact] = []
+        if self.off_hook:
+            self._burst_ns = max(self._burst_ns, self._broken_ns or 0)
+            facts = self._hung_up(at_ns)
         self.timers["burst_over"] = at_ns + _BURST_OVER_NS
         return [*facts, RingBurst(self._burst_ns, at_ns)]
 

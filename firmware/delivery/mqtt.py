@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 _WINDOW = 20  # events handed over and not yet answered
 _UNANSWERED = 10  # messages on the wire; HiveMQ takes no more, and paho does not heed a broker's Receive Maximum
 _LONGEST_WAIT_S = 60
+_STEADY_S = 10  # a connection that held so long begins the back-off anew
+_TRIALS = 3  # of an event that the connection breaks off with each time
 _CLOSE_S = 1.8
 
 _OFFLINE = b"offline"
@@ -40,7 +42,7 @@ _ONLINE = b"online"
 
 _PACKET_TOO_LARGE = 0x95
 _NEVER_ACCEPTED = frozenset({0x87, 0x90, _PACKET_TOO_LARGE, 0x99})  # not authorized, topic, size, payload format
-_SHUTTING_DOWN = 0x8B
+_BROKEN_OFF_BY_CONTENT = _NEVER_ACCEPTED | {0x80, 0x81, 0x82, 0x83}  # possibly; 0x80 also is no word at all
 
 
 @dataclass(eq=False, slots=True)
@@ -51,6 +53,7 @@ class _Session:
     largest_bytes: int  # of one packet
     flying: dict[int, tuple[Stream, int] | str] = field(default_factory=dict)  # packet id -> event or topic of a state
     early: dict[int, int] = field(default_factory=dict)  # packet id -> code of an answer that overtook publish()
+    end: int = 0  # code of its loss
     handed: set[tuple[Stream, int]] = field(default_factory=set)  # not yet settled; loop thread only
 
 
@@ -91,6 +94,9 @@ class MqttPublisher:
         self._told: set[str] = set()  # sentences told since the last connection
         self._answered = False  # the present attempt got a CONNACK
         self._failures = 0
+        self._window = _WINDOW
+        self._suspect: tuple[Stream, int] | None = None
+        self._trials = 0
         self._refusals = 0
         self._hold_until_ns = 0  # no events before: the broker asked for time
         self._open_at_ns = 0
@@ -121,13 +127,13 @@ class MqttPublisher:
         if session is None or session is not self._session:
             return  # away, or connected anew while this thread has yet to settle it
         self._show_due(session)
-        if time.monotonic_ns() < self._hold_until_ns or len(session.handed) >= _WINDOW:
+        if time.monotonic_ns() < self._hold_until_ns or len(session.handed) >= self._window:
             return
         for entry in self._outbox.pending(_WINDOW):
             event = (entry.stream, entry.sequence)
             if event in session.handed:
                 continue
-            if len(session.handed) >= _WINDOW or not self._hand(session, event, _json(entry.body)):
+            if len(session.handed) >= self._window or not self._hand(session, event, _json(entry.body)):
                 return
 
     def settle(self, fact: DeliveryFact) -> None:
@@ -143,9 +149,12 @@ class MqttPublisher:
                     first = {"status": 0, "info": 1}
                     self._due = dict.fromkeys(sorted(self._shown, key=lambda topic: first.get(topic, 2)))
             case BrokerLost():
-                self._joined = None
+                session, self._joined = self._joined, None
+                if session is not None and session.handed and session.end in _BROKEN_OFF_BY_CONTENT:
+                    self._try_singly(session)
             case EventAccepted():
                 self._refusals = 0
+                self._window = _WINDOW
                 self._free(fact.stream, fact.sequence)
             case EventRefused():
                 self._free(fact.stream, fact.sequence)
@@ -306,6 +315,21 @@ class MqttPublisher:
             self._answer(what, code, failed=code >= 0x80)
         return True
 
+    def _try_singly(self, session: _Session) -> None:
+        """Find and park an event that makes the broker break off: it would hold up all others for ever.
+
+        Brokers of MQTT 3.1.1 have no other way to refuse, nor has AWS; Mosquitto's PUBACK 0x95 is one that MQTT does not
+        know, at which paho breaks off. Until the next event is accepted they go one at a time.
+        """
+        self._window = 1
+        if len(session.handed) > 1:
+            return
+        (event,) = session.handed
+        self._trials = self._trials + 1 if event == self._suspect else 1
+        self._suspect = event
+        if self._trials >= _TRIALS:
+            self._answer(event, session.end, failed=True, final=True)
+
     def _free(self, stream: Stream, sequence: int) -> None:
         if self._joined is not None:
             self._joined.handed.discard((stream, sequence))
@@ -351,11 +375,12 @@ class MqttPublisher:
         reason: ReasonCode,
         properties: Properties | None,
     ) -> None:
-        thrown_out = flags.is_disconnect_packet_from_server and reason.is_failure and reason.value != _SHUTTING_DOWN
-        if self._session is not None and not thrown_out:
+        session = self._session
+        if session is not None and time.monotonic_ns() - session.at_ns >= _STEADY_S * 1_000_000_000:
             self._failures = 0
         self._back_off(client)
-        if self._session is not None:
+        if session is not None:
+            session.end = reason.value
             self._lose(self._why_lost(flags.is_disconnect_packet_from_server, reason))
         elif not self._answered:  # after a refusal the cause is told already
             self._lose(
@@ -385,8 +410,8 @@ class MqttPublisher:
         wait_s = _wait_s(self._failures)
         client.reconnect_delay_set(wait_s, wait_s)  # type: ignore[arg-type]  # fractions work, and spread many units
 
-    def _answer(self, what: tuple[Stream, int] | str, code: int, *, failed: bool) -> None:
-        """Tell a broker's answer. On either thread."""
+    def _answer(self, what: tuple[Stream, int] | str, code: int, *, failed: bool, final: bool = False) -> None:
+        """Tell a broker's answer; final: it is of no use to try again, whatever the code. On either thread."""
         if self._closed:
             return
         if failed:
@@ -396,7 +421,7 @@ class MqttPublisher:
             return
         at_ns, broker, (stream, sequence) = time.monotonic_ns(), self._settings.name, what
         if failed:
-            retry = code not in _NEVER_ACCEPTED
+            retry = not final and code not in _NEVER_ACCEPTED
             self._post(
                 EventRefused(at_ns=at_ns, broker=broker, stream=stream, sequence=sequence, code=code, retry=retry)
             )
@@ -458,7 +483,7 @@ class MqttPublisher:
         if not told_by_broker:
             return f"{self._where}: the connection broke off; it is opened again by itself once the network is back."
         match reason.value:
-            case _ if not reason.is_failure or reason.value == _SHUTTING_DOWN:
+            case 0x00 | 0x8B:
                 return f"{self._where} is shutting down; the connection is opened again by itself."
             case 0x8E:  # session taken over
                 return (

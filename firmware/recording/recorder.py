@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 # A whole FLAC block is lost to a cut: levels 0 to 2 have blocks of 1152 frames (0.14 s), higher ones 4096 (0.5 s).
 _COMPRESSION = 2 / 8
 _FROM = "monotonic ns of the first frame: "
+# The newest frames stay out of the file for this long: a stop names a moment that is already past when it arrives, and
+# the file must end there.
+_HELD_BACK_MS = 250
 # Frames still missing this long after they should have been captured are not coming: the codec is away.
 _OVERDUE_NS = 2_000_000_000
 
@@ -47,7 +50,8 @@ class _Open:
     stop: int | None = None  # index after its last frame, once known
     gaps: list[Gap] = field(default_factory=list)
     synced_ns: int = 0
-    failed: str | None = None
+    failed: str | None = None  # why nothing more can be written
+    cut_short: str | None = None
 
 
 class Recorder:
@@ -72,6 +76,7 @@ class Recorder:
         self._frame_ns = 1_000_000_000 // rate_hz
         self._ring = bytearray(2 * round(ring_s * rate_hz))
         self._frames = len(self._ring) // 2
+        self._held_back = rate_hz * _HELD_BACK_MS // 1000
         self._end = 0  # index after the newest frame in the ring
         self._anchor: tuple[int, int] | None = None  # (index, ns) of a frame near the end
         self._ahead = 0  # frames of silence already put in for a codec that is away
@@ -119,7 +124,10 @@ class Recorder:
     def close(self) -> None:
         """End the unit: what is open is closed as it is, and reported."""
         if self._open:
-            self._finish(self._open, "the unit was stopped")
+            if self._open.stop is None or self._open.stop > self._end:
+                self._open.cut_short = "the unit was stopped"
+                self._open.stop = max(self._end, self._open.next)
+            self._write()
 
     # -- frames
 
@@ -191,7 +199,7 @@ class Recorder:
         writing = self._open
         if writing is None:
             return
-        until = self._end if writing.stop is None else min(self._end, writing.stop)
+        until = self._end - self._held_back if writing.stop is None else min(self._end, writing.stop)
         while writing.next < until:
             where = writing.next % self._frames
             count = min(until - writing.next, self._frames - where)
@@ -202,7 +210,7 @@ class Recorder:
                     self._fail(writing, error)
             writing.next += count
         if writing.stop is not None and writing.next >= writing.stop:
-            self._finish(writing, None)
+            self._finish(writing)
 
     def _fail(self, writing: _Open, error: Exception) -> None:
         writing.failed = f"it could not be written any more ({_why(error)})"
@@ -224,8 +232,7 @@ class Recorder:
             self._discard(writing)
             return
         writing.stop = max(self._index_of(command.until_ns), writing.first)
-        if writing.stop <= writing.next:
-            self._finish(writing, None)
+        self._write()
 
     def _discard(self, writing: _Open) -> None:
         try:
@@ -238,7 +245,7 @@ class Recorder:
         except OSError as error:
             log.warning("event=discard_failed call=%s reason=%s", writing.start.call_id, error.strerror)
 
-    def _finish(self, writing: _Open, cut_short: str | None) -> None:
+    def _finish(self, writing: _Open) -> None:
         self._open = None
         frames = writing.next - writing.first
         try:
@@ -269,7 +276,7 @@ class Recorder:
                 size_bytes=size,
                 sha256=digest,
                 gaps=tuple(writing.gaps),
-                cut_short=writing.failed or cut_short,
+                cut_short=writing.failed or writing.cut_short,
             )
         )
 

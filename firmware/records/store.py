@@ -91,7 +91,10 @@ def _load(path: Path) -> dict[str, dict[str, Any]] | None:
         data: dict[str, dict[str, Any]] = json.loads(text)
     except ValueError as error:
         raise StoreError(f"{path}: is damaged ({error}); keep a copy of it and put back a backup.") from error
-    schema = data.get("meta", {}).get("1", {}).get("schema")
+    try:
+        schema = data["meta"]["1"]["schema"]
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{path}: is damaged (no schema in it); keep a copy of it and put back a backup.") from error
     if schema != SCHEMA:
         raise StoreError(
             f"{path}: has schema {schema}, this version reads {SCHEMA}; install the version that wrote it."
@@ -114,7 +117,11 @@ class CallStore:
         except OSError as error:
             self._lock.close()
             raise StoreError(f"{path}: another unit is running on this data; stop it first.") from error
-        self._storage = _WholeFile(path)
+        try:
+            self._storage = _WholeFile(path)
+        except StoreError:
+            self._lock.close()
+            raise
         self._db = TinyDB(storage=lambda: self._storage)
         self._calls, self._outbox, self._meta = (self._db.table(name) for name in ("calls", "outbox", "meta"))
         if self._storage.data is None:

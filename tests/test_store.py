@@ -1,0 +1,161 @@
+"""The store: all or nothing, on the disk when commit() returns, and plain TinyDB to everybody else."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pytest_mock import MockerFixture
+from tinydb import Query, TinyDB
+
+from firmware.core.call import Call, CallEvent, ClockRead
+from firmware.records.store import CallStore, StoreError, read_table
+
+
+def call(number: int, **changes: object) -> Call:
+    read = ClockRead(mono_ns=0, wall_ns=0, state="ntp")
+    fields: dict[str, object] = {
+        "call_id": f"id-{number}", "line": 1, "direction": "incoming", "boot_id": "b", "clock": read, "opened_ns": number,
+    }  # fmt: skip
+    return Call(**fields | changes)  # type: ignore[arg-type]
+
+
+def told(number: int) -> CallEvent:
+    return CallEvent(type="call.ringing", call_id=f"id-{number}", time="2026-11-24T00:00:00.000Z", data={"line": 1})
+
+
+def test_what_was_committed_is_there_after_reopening(tmp_path: Path) -> None:
+    path = tmp_path / "calls.json"
+    store = CallStore(path, "/tsuroku/s/u")
+    store.commit(call(1), [told(1)])
+    store.commit(call(2), [told(2), told(2)])
+    store.commit(call(1, outcome="missed"), [])
+    store_id = store.store_id
+    store.close()
+    again = CallStore(path, "/tsuroku/s/u")
+    assert again.store_id == store_id
+    assert again.get("id-1") == call(1, outcome="missed")
+    assert again.get("id-3") is None
+    assert [e.sequence for e in again.pending(10)] == [1, 2, 3]
+    assert again.pending(10)[0].body["id"] == f"{store_id}-call-1"
+    assert path.stat().st_mode & 0o777 == 0o600
+    again.close()
+
+
+def test_stock_tinydb_opens_the_file(tmp_path: Path) -> None:
+    store = CallStore(tmp_path / "calls.json", "s")
+    store.commit(call(1), [told(1)])
+    store.close()
+    with TinyDB(tmp_path / "calls.json") as stock:
+        found = stock.table("calls").search(Query().call_id == "id-1")
+    assert found[0]["line"] == 1 and found[0]["schema"] == 1
+
+
+def test_marks_leave_the_pending_ones_in_order(tmp_path: Path) -> None:
+    store = CallStore(tmp_path / "calls.json", "s")
+    store.commit(call(1), [told(1)] * 5)
+    store.mark("call", 2, "accepted")
+    store.mark("call", 4, "parked")
+    store.mark("call", 99, "accepted")
+    assert [e.sequence for e in store.pending(10)] == [1, 3, 5]
+    assert store.outbox_state() == {"outbox_depth": 3, "streams": {"call": {"oldest_seq": 1, "last_seq": 5}}}
+    store.close()
+    again = CallStore(tmp_path / "calls.json", "s")
+    assert [e.sequence for e in again.pending(2)] == [1, 3]
+    again.close()
+
+
+def test_old_accepted_events_go_and_the_sequence_goes_on(tmp_path: Path, mocker: MockerFixture) -> None:
+    mocker.patch("firmware.records.store._ACCEPTED_KEPT", 3)
+    store = CallStore(tmp_path / "calls.json", "s")
+    store.commit(call(1), [told(1)] * 10)
+    for sequence in range(1, 10):
+        store.mark("call", sequence, "accepted")
+    store.flush()
+    assert store.outbox_state()["streams"]["call"] == {"oldest_seq": 7, "last_seq": 10}
+    store.commit(call(1), [told(1)])
+    assert [e.sequence for e in store.pending(9)] == [10, 11]
+    store.close()
+
+
+def test_a_full_disk_takes_back_the_whole_commit(tmp_path: Path, mocker: MockerFixture) -> None:
+    store = CallStore(tmp_path / "calls.json", "s")
+    store.commit(call(1), [told(1)])
+    full = mocker.patch("os.fsync", side_effect=OSError(28, "No space left on device"))
+    with pytest.raises(StoreError, match=r"calls\.json: cannot be written \(No space left on device\); free space"):
+        store.commit(call(2), [told(2)])
+    assert store.get("id-2") is None
+    assert [e.sequence for e in store.pending(9)] == [1]
+    mocker.stop(full)
+    store.commit(call(2), [told(2)])
+    store.close()
+    assert [c["call_id"] for c in read_table(tmp_path / "calls.json", "calls")] == ["id-1", "id-2"]
+
+
+def test_a_second_owner_is_refused(tmp_path: Path) -> None:
+    store = CallStore(tmp_path / "calls.json", "s")
+    with pytest.raises(StoreError, match="another unit is running on this data"):
+        CallStore(tmp_path / "calls.json", "s")
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{", "is damaged"),
+        ('{"meta":{"1":{"schema":99}}}', "has schema 99, this version reads 1"),
+        ("[]", "is damaged"),
+    ],
+)
+def test_a_file_that_is_no_store_is_left_alone(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "calls.json"
+    path.write_text(text)
+    with pytest.raises(StoreError, match=sentence):
+        CallStore(path, "s")
+    assert path.read_text() == text
+
+
+def test_readers_have_a_sentence_before_the_first_run(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no store here yet"):
+        read_table(tmp_path / "none.json", "calls")
+
+
+def test_what_a_crash_left_open_is_found(tmp_path: Path) -> None:
+    store = CallStore(tmp_path / "calls.json", "s")
+    store.commit(call(1), [])
+    store.commit(call(2, outcome="missed", no_recording="not_answered"), [])
+    store.commit(call(3, outcome="answered", no_recording="not_closed_yet"), [])
+    assert [c.call_id for c in store.left_open()] == ["id-1", "id-3"]
+    store.close()
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from tests.test_store import call, told
+from firmware.records.store import CallStore
+store = CallStore(Path(sys.argv[1]), "s")
+for n in range(1, 10_000):
+    store.commit(call(n), [told(n)])
+    print(n, flush=True)
+"""
+
+
+def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    path = tmp_path / "calls.json"
+    for wanted in (1, 7, 23):
+        path.unlink(missing_ok=True)
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        for _ in range(wanted):
+            said = int(child.stdout.readline())
+        child.kill()
+        said = max([said, *(int(line) for line in child.stdout)])
+        assert child.wait() == -signal.SIGKILL
+        child.stdout.close()
+        data = json.loads(path.read_text())
+        assert said <= len(data["calls"]) == len(data["outbox"]) <= said + 1
