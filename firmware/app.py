@@ -353,7 +353,7 @@ def hardware(unit: Unit, *, pin_factory: Any | None = None) -> tuple[list[Driver
     for line in unit.settings.line:
         drivers.append(LineInputs(line.number, unit.board.line[line.number - 1], post, pin_factory=pin_factory))
         if line.modem:
-            drivers.append(Modem(line.number, line.modem, line.modem_model, line.country, post))
+            drivers.append(Modem(line.number, line.modem, line.modem_model, line.country, post=post))
         r = unit.settings.recording
         drivers.append(Codec(line.number, line.codec, r.rate_hz, r.buffer_frames, post, unit.lanes[line.number].take))
     return drivers, Panel(unit.board.panel, post, pin_factory=pin_factory)

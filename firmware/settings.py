@@ -37,8 +37,8 @@ class LineSettings:
 
     number: int = field(metadata=_limits(1, 16))
     codec: str  # ALSA or PortAudio device NAME, or a part of it; never an index
-    modem: str | None = None  # path below /dev/serial/by-id; absent: no modem on this line
-    modem_model: str = "auto"
+    modem: str | None = None  # a path, or a name below /dev/serial/by-id; absent: no modem on this line
+    modem_model: Literal["auto", "usr5637", "cx93001", "isomodem", "generic"] = "auto"
     country: Literal["jp", "us", "uk", "etsi"] = "jp"
     number_display: bool = True  # the line has NTT Number Display (or a gateway that behaves so)
     off_hook_ms: int = field(default=100, metadata=_limits(20, 1000))

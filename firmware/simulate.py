@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import heapq
+import os
 import random
 import shutil
+import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from gpiozero.pins.mock import MockFactory
 
 from drivers.modem_text import ModemText
 from drivers.signals import (
@@ -22,11 +27,14 @@ from drivers.signals import (
     RingEdge,
     Signal,
 )
+from drivers.virtual.broker import VirtualBroker
 from drivers.virtual.line import ButtonPress, Change, Fault, ModemBytesDue, PinChange, VirtualLine
-from drivers.virtual.modem import caller_id_bytes, ring_bytes
-from drivers.virtual.scenario import Scenario
+from drivers.virtual.modem import VirtualModem, caller_id_bytes, ring_bytes
+from drivers.virtual.pins import VirtualPins
+from drivers.virtual.scenario import Break, LoseAudio, Scenario
+from drivers.virtual.sound import AUDIO_DELAY_MS, VirtualSound
 from firmware import clock
-from firmware.app import STORE_FILE, Unit
+from firmware.app import STORE_FILE, Unit, hardware
 from firmware.core.call import ClockRead
 from firmware.records.store import read_table
 from firmware.settings import BrokerSettings, LineSettings, RecordingSettings, Settings, UnitSettings
@@ -58,17 +66,6 @@ def virtual_settings(
         recording=RecordingSettings(audio_delay_ms=delay_ms),
         broker=(broker,) if broker else (),
     )
-
-
-@dataclass(slots=True)
-class _Power:
-    """A unit that is powered, and the scenario's time."""
-
-    unit: Unit
-    text: ModemText | None
-    boots: int = 0
-    at_ns: int = 0
-    random: random.Random = field(default_factory=lambda: random.Random(1))
 
 
 def stepped(
@@ -263,6 +260,105 @@ def modem_bytes(dialect: str | None, due: ModemBytesDue) -> bytes:
     if due.kind == "ring":
         return ring_bytes()
     return caller_id_bytes(dialect, due.number, due.presentation, due.name, due.date_raw or "")
+
+
+class LiveUnit:
+    """A unit on the virtual line in real time: gpiozero on mock pins, pyserial on a pty, PyAudio on a private PulseAudio
+    sink, a real Mosquitto. Use it as a context manager; play() runs the scenario on the calling thread.
+    """
+
+    def __init__(self, scenario: Scenario, data_dir: Path) -> None:
+        unplayable = [step for step in scenario.steps if isinstance(step.action, LoseAudio) or _is_power(step.action)]
+        if unplayable:
+            raise ValueError(
+                f"{scenario.path}: at {unplayable[0].at_ns / 1e9:g} s is a fault that only stepped time can cause; "
+                "leave out --live."
+            )
+        self.scenario = scenario
+        self.line = VirtualLine(scenario)
+        self._work = Path(tempfile.mkdtemp(prefix="tsuroku-"))
+        self.broker = VirtualBroker(self._work / "broker")
+        self.sound = VirtualSound(self._work / "sound")
+        self.modem = VirtualModem(self._work / "modem", scenario.modem) if scenario.modem else None
+        self._data_dir = data_dir
+        self.base_ns = 0  # the monotonic time of the scenario's 0, once it plays
+
+    def __enter__(self) -> LiveUnit:
+        """Raises SoundError, BrokerUnavailable."""
+        self.broker.start()
+        self.sound.start()
+        os.environ.update(self.sound.environment())
+        settings = virtual_settings(
+            self.scenario,
+            self._data_dir,
+            modem=self.modem.port if self.modem else None,
+            broker=BrokerSettings(host="127.0.0.1", port=self.broker.port, tls=False),
+            delay_ms=AUDIO_DELAY_MS,
+        )
+        facts = board.load(settings.unit.board)
+        factory = MockFactory()
+        self.pins = VirtualPins(factory, facts)
+        for name, active in self.line.initial().items():
+            self.pins.set(1, name, active)
+        self.unit = Unit(settings, facts)
+        drivers, panel = hardware(self.unit, pin_factory=factory)
+        self.unit.start(drivers, panel)
+        self._loop = threading.Thread(target=self.unit.run, name="loop", daemon=True)
+        self._loop.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.unit.engine.stop()
+        self._loop.join(timeout=5)
+        self.unit.close()
+        if self.modem:
+            self.modem.close()
+        self.sound.close()
+        self.broker.close()
+        shutil.rmtree(self._work, ignore_errors=True)
+
+    def play(self) -> None:
+        """Play the scenario to its end. The wire's sound is made beforehand, so that it cannot stutter."""
+        wire = self._work / "wire.s16le"
+        rate_hz = self.line.rate_hz
+        with wire.open("wb") as file:
+            for second in range(-(-self.scenario.end_ns // 1_000_000_000)):
+                file.write(self.line.pcm(second * rate_hz, rate_hz))
+        self.base_ns = self.sound.play(wire)
+        for change in self.line.changes():
+            late_s = (self.base_ns + change.at_ns - time.monotonic_ns()) / 1e9
+            if late_s > 0:
+                time.sleep(late_s)
+            self._happen(change)
+        time.sleep(max(0.0, (self.base_ns + self.scenario.end_ns - time.monotonic_ns()) / 1e9))
+
+    def _happen(self, change: Change) -> None:
+        match change:
+            case PinChange():
+                self.pins.set(1, change.name, change.active)
+            case ButtonPress():
+                self.pins.press_button()
+            case ModemBytesDue() if self.modem:
+                self._modem_says(self.modem, change)
+            case Fault(device="modem") if self.modem:
+                self.modem.unplug() if change.action == "unplug" else self.modem.plug()
+            case Fault(device="codec"):
+                self.sound.unplug() if change.action == "unplug" else self.sound.plug()
+            case Fault(device="broker"):
+                self.broker.stop() if change.action == "stop" else self.broker.start()
+
+    @staticmethod
+    def _modem_says(modem: VirtualModem, due: ModemBytesDue) -> None:
+        if due.kind == "ring":
+            modem.ring()
+        elif due.kind == "caller_id":
+            modem.caller_id(due.number, due.presentation, due.name, due.date_raw or "")
+        else:
+            modem.write_raw(due.raw)
+
+
+def _is_power(action: object) -> bool:
+    return isinstance(action, Break) and action.device == "power"
 
 
 # -- what a scenario expects

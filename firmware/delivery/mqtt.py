@@ -318,8 +318,8 @@ class MqttPublisher:
     def _try_singly(self, session: _Session) -> None:
         """Find and park an event that makes the broker break off: it would hold up all others for ever.
 
-        Brokers of MQTT 3.1.1 have no other way to refuse, nor has AWS; Mosquitto's PUBACK 0x95 is one that MQTT does not
-        know, at which paho breaks off. Until the next event is accepted they go one at a time.
+        Brokers of MQTT 3.1.1 have no other way to refuse; and a PUBACK with a code that MQTT does not give it, such as
+        Mosquitto's 0x95, makes paho break off. Until the next event is accepted they go one at a time.
         """
         self._window = 1
         if len(session.handed) > 1:

@@ -1,0 +1,29 @@
+# Two commands do everything on a fresh Debian 12 or 13 or Raspberry Pi OS: make run, make test.
+.PHONY: run test check bench proof clean
+SHELL = /bin/bash
+PY = .venv/bin/python
+
+run: .venv/ready
+	@$(PY) -m firmware simulate tests/scenarios/shop-day.txt --live
+
+test: .venv/ready
+	$(PY) -m pytest
+
+check: .venv/ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports
+
+bench: .venv/ready
+	$(PY) -m tests.bench
+
+proof: .venv/ready
+	$(PY) -m tests.proof
+
+clean:
+	rm -rf .venv var
+
+.venv/ready: requirements.txt requirements-dev.txt provisioning/packages.txt provisioning/packages-dev.txt provisioning/develop.sh
+	@provisioning/develop.sh
+	@touch $@

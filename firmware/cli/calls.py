@@ -1,0 +1,171 @@
+"""tsuroku calls list, show, play, export: readers beside the running unit."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from firmware.cli.main import InputError
+from firmware.cli.show import caller_text, outcome_text, time_text, waveform
+from firmware.cli.unit import settings_of
+from firmware.records.store import StoreError, read_table
+
+STORE_FILE = "calls.json"
+
+
+def _data_dir(args: argparse.Namespace) -> Path:
+    data: Path = args.data or settings_of(args)[0].unit.data_dir
+    return data
+
+
+def _calls(data: Path) -> list[Mapping[str, Any]]:
+    try:
+        return sorted(read_table(data / STORE_FILE, "calls"), key=lambda call: str(call["call_id"]))
+    except StoreError as error:
+        raise InputError(str(error)) from error
+
+
+def _one(args: argparse.Namespace) -> tuple[Path, Mapping[str, Any]]:
+    data = _data_dir(args)
+    found = [call for call in _calls(data) if str(call["call_id"]).endswith(args.call.lower())]
+    if len(found) != 1:
+        what = "no call has" if not found else f"{len(found)} calls have"
+        raise InputError(f"{what} an id that ends in {args.call!r}; `tsuroku calls list` shows the ids.")
+    return data, found[0]
+
+
+def _recording(data: Path, call: Mapping[str, Any]) -> Path:
+    if call["recording"] is None:
+        raise InputError(f"call {call['call_id']} has no recording: {call['no_recording']}.")
+    path = data / call["recording"]["path"]
+    if not path.exists():
+        raise InputError(f"{path}: is not there any more; look for it on a backup.")
+    return path
+
+
+def list_(args: argparse.Namespace) -> int:
+    calls = _calls(_data_dir(args))
+    if args.missed:
+        calls = [call for call in calls if call["outcome"] == "missed"]
+    if args.number:
+        digits = "".join(c for c in args.number if c.isdigit())
+        calls = [call for call in calls if digits and digits in (call["caller"]["raw"] or call["dialled"] or "")]
+    calls = calls[-args.last :] if args.last else calls
+    if args.json:
+        for call in calls:
+            print(json.dumps(call, ensure_ascii=False))
+        return 0
+    print_calls(calls)
+    return 0
+
+
+def print_calls(calls: list[Mapping[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("began", "line", "", "who", "outcome", "length", "rings", "recording", "id"):
+        table.add_column(heading, justify="right" if heading in ("length", "rings", "recording") else "left")
+    for call in calls:
+        recording = call["recording"]
+        seconds = call["duration_s"]
+        table.add_row(
+            time_text(call["opened"]),
+            str(call["line"]),
+            {"incoming": "in", "outgoing": "out"}.get(call["direction"], "?"),
+            caller_text(call),
+            outcome_text(call["outcome"]),
+            "" if seconds is None else f"{seconds:.1f} s",
+            str(call["rings"] or ""),
+            f"{recording['duration_s']:.1f} s" if recording else "",
+            str(call["call_id"])[-12:],
+        )
+    Console().print(table)
+
+
+def show(args: argparse.Namespace) -> int:
+    data, call = _one(args)
+    if args.json:
+        print(json.dumps(call, ensure_ascii=False))
+        return 0
+    console = Console(highlight=False)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for key in ("call_id", "line", "direction", "outcome", "end_reason", "opened", "answered", "ended", "rings"):
+        table.add_row(key, str(call[key]))
+    table.add_row("caller", caller_text(call))
+    table.add_row("clock", call["clock"]["state"])
+    for mark in call["marks"]:
+        at = (mark["at_ns"] - call["opened_ns"]) / 1e9
+        table.add_row("mark", f"{mark['kind']} at +{at:.2f} s {mark['detail'] or ''}")
+    recording = call["recording"]
+    if recording:
+        table.add_row("recording", f"{data / recording['path']}  {recording['duration_s']:.2f} s")
+        table.add_row("sha256", recording["sha256"])
+        for gap in recording["gaps"]:
+            table.add_row("silence", f"{gap['duration_s']:.2f} s at {gap['at_s']:.2f} s were not captured")
+        if recording["cut_short"]:
+            table.add_row("cut short", recording["cut_short"])
+    else:
+        table.add_row("recording", f"none: {call['no_recording']}")
+    console.print(table)
+    if recording:
+        console.print(waveform(_recording(data, call), min(console.width, 100)), style="cyan")
+    return 0
+
+
+def play(args: argparse.Namespace) -> int:
+    import pyaudio
+    import soundfile
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    data, call = _one(args)
+    path = _recording(data, call)
+    audio = pyaudio.PyAudio()
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            try:
+                stream = audio.open(rate=rate, channels=1, format=pyaudio.paInt16, output=True)
+            except OSError as error:
+                raise InputError(
+                    f"no loudspeaker can be opened ({error.args[-1]}); use `tsuroku calls export` and another machine."
+                ) from error
+            bar = Progress(TextColumn(path.name), BarColumn(), TimeElapsedColumn(), disable=not sys.stdout.isatty())
+            with bar:
+                task = bar.add_task("", total=file.frames)
+                while len(pcm := file.buffer_read(rate // 10, "int16")):
+                    stream.write(bytes(pcm))
+                    bar.advance(task, len(pcm) // 2)
+            stream.stop_stream()
+            stream.close()
+    finally:
+        audio.terminate()
+    return 0
+
+
+def export(args: argparse.Namespace) -> int:
+    data, call = _one(args)
+    out: Path = args.out
+    name = str(call["call_id"])
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        record = out / f"{name}.json"
+        record.write_text(json.dumps(call, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        written = [record]
+        if call["recording"]:
+            source = _recording(data, call)
+            written.append(Path(shutil.copyfile(source, out / source.name)))
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or out}: cannot be written ({error.strerror}); give another --out."
+        ) from error
+    for path in written:
+        print(path)
+    return 0

@@ -1,0 +1,181 @@
+"""tsuroku doctor: what is wrong with this unit, and how to mend it, a sentence each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from drivers.codec import Codec
+from drivers.gpio import LineInputs
+from drivers.modem import Modem
+from drivers.signals import DeviceLost, DeviceReady, Signal
+from firmware import clock
+from firmware.app import STORE_FILE
+from firmware.cli.unit import settings_of
+from firmware.records.store import StoreError, read_table
+from firmware.settings import BrokerSettings, Settings
+from hw.board import Board
+
+_FREE_MB = 500  # some 15 hours of calls
+_DEVICE_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    what: str
+    state: Literal["good", "wrong", "unknown"]
+    says: str
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Exit code 1 when anything is wrong."""
+    settings, board = settings_of(args)
+    console = Console(highlight=False)
+    wrong = False
+    for finding in _examine(settings, board):
+        wrong = wrong or finding.state == "wrong"
+        if args.json:
+            print(json.dumps(asdict(finding), ensure_ascii=False), flush=True)
+        else:
+            mark, colour = {"good": ("ok", "green"), "wrong": ("!!", "red"), "unknown": ("??", "yellow")}[finding.state]
+            console.print(f"[{colour}]{mark}[/] [bold]{finding.what:<12}[/] {finding.says}", soft_wrap=True)
+    return int(wrong)
+
+
+def _examine(settings: Settings, board: Board) -> Iterator[Finding]:
+    yield _disk(settings.unit.data_dir)
+    yield _store(settings.unit.data_dir)
+    yield _clock()
+    yield from _devices(settings, board)
+    for broker in settings.broker:
+        yield _broker(broker)
+    if not settings.broker:
+        yield Finding("broker", "unknown", "no [[broker]] is set: events stay on the unit until one is.")
+
+
+def _disk(data: Path) -> Finding:
+    if not data.is_dir():
+        return Finding("disk", "wrong", f"{data} is not there; run install.sh again, or mend [unit] data_dir.")
+    if not os.access(data, os.W_OK):
+        return Finding("disk", "wrong", f"{data} cannot be written by this user; run `sudo -u tsuroku tsuroku doctor`.")
+    room = os.statvfs(data)
+    free_mb = room.f_bavail * room.f_frsize // 1_000_000
+    if free_mb < _FREE_MB:
+        return Finding("disk", "wrong", f"{free_mb} MB are free in {data}; export and remove old recordings.")
+    return Finding("disk", "good", f"{free_mb} MB free in {data}, about {free_mb // 33} hours of calls.")
+
+
+def _store(data: Path) -> Finding:
+    if not (data / STORE_FILE).exists():
+        return Finding("store", "unknown", "no call has been filed yet.")
+    try:
+        calls = read_table(data / STORE_FILE, "calls")
+    except StoreError as error:
+        return Finding("store", "wrong", str(error))
+    named = {str(call["recording"]["path"]) for call in calls if call["recording"]}
+    missing = [path for path in named if not (data / path).exists()]
+    kept = {f"{Path(path).stem.removesuffix('.repaired')}" for path in named} | {
+        str(call["call_id"]) for call in calls if call["outcome"] is None or call["outcome"] == "interrupted"
+    }
+    stray = [path for path in (data / "recordings").glob("*/*.flac") if path.stem.removesuffix(".repaired") not in kept]
+    if missing:
+        return Finding("store", "wrong", f"{len(missing)} recordings are gone, first {missing[0]}; put back a backup.")
+    if stray:
+        return Finding(
+            "store", "wrong", f"{len(stray)} files belong to no call, first {stray[0]}; keep or remove them."
+        )
+    return Finding("store", "good", f"{len(calls)} calls, {len(named)} recordings.")
+
+
+def _clock() -> Finding:
+    state = clock.read_clock().state
+    if state == "ntp":
+        return Finding("clock", "good", "set by NTP.")
+    if state == "rtc":
+        return Finding(
+            "clock", "unknown", "kept by the clock chip, not checked by NTP; connect the network to have it set."
+        )
+    return Finding("clock", "wrong", "not set; connect the network, or fit a clock chip: times of calls may be wrong.")
+
+
+class _Ear:
+    """Hears what a driver says of its device, and waits for its first word."""
+
+    def __init__(self) -> None:
+        self._said: queue.SimpleQueue[Signal] = queue.SimpleQueue()
+        self.post = self._said.put
+
+    def verdict(self) -> DeviceReady | DeviceLost | None:
+        until = time.monotonic() + _DEVICE_S
+        while (left := until - time.monotonic()) > 0:
+            try:
+                signal = self._said.get(timeout=left)
+            except queue.Empty:
+                return None
+            if isinstance(signal, DeviceReady | DeviceLost):
+                return signal
+        return None
+
+
+def _devices(settings: Settings, board: Board) -> Iterator[Finding]:
+    """Try every device with its own driver. A unit that is running has them open, and the drivers say so."""
+    recording = settings.recording
+    for line in settings.line:
+        pins = board.line[line.number - 1]
+        gpio, codec, modem = _Ear(), _Ear(), _Ear()
+        yield _tried(f"gpio/{line.number}", LineInputs(line.number, pins, gpio.post), gpio)
+        heard = Codec(
+            line.number, line.codec, recording.rate_hz, recording.buffer_frames, codec.post, lambda block: None
+        )
+        yield _tried(f"codec/{line.number}", heard, codec)
+        if line.modem:
+            yield _tried(
+                f"modem/{line.number}",
+                Modem(line.number, line.modem, line.modem_model, line.country, post=modem.post),
+                modem,
+            )
+
+
+def _tried(what: str, driver: LineInputs | Codec | Modem, ear: _Ear) -> Finding:
+    driver.start()
+    try:
+        verdict = ear.verdict()
+    finally:
+        driver.close()
+    match verdict:
+        case DeviceReady():
+            return Finding(what, "good", verdict.detail)
+        case DeviceLost():
+            return Finding(what, "wrong", verdict.reason)
+        case _:
+            return Finding(what, "wrong", f"it said nothing for {_DEVICE_S:.0f} s; unplug it and plug it in again.")
+
+
+def _broker(broker: BrokerSettings) -> Finding:
+    """Whether somebody listens there, and with TLS whether we trust them. The unit's log tells of logins."""
+    where = f"{broker.host}:{broker.port}"
+    try:
+        with socket.create_connection((broker.host, broker.port), timeout=5) as plain:
+            if broker.tls:
+                context = ssl.create_default_context(cafile=broker.ca_file)
+                with context.wrap_socket(plain, server_hostname=broker.host):
+                    pass
+    except ssl.SSLError as error:
+        return Finding(
+            "broker", "wrong", f"{where} is not trusted ({error.reason}); set ca_file to its CA certificate."
+        )
+    except OSError as error:
+        why = error.strerror or str(error)
+        return Finding("broker", "wrong", f"{where} does not answer ({why}); check host, port and network.")
+    return Finding("broker", "good", f"{where} answers{' with TLS' if broker.tls else ''}.")

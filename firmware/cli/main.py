@@ -1,0 +1,134 @@
+"""The command line. Each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+SETTINGS = Path("/etc/tsuroku/settings.toml")
+
+
+class InputError(Exception):
+    """What was given cannot be used: one sentence for people. Exit code 2."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns 0, 1 when something was found wrong, 2 when the input cannot be used."""
+    args = _parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+        return code
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 0  # the reader of a pipe went away
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tsuroku",
+        description="Tsuroku (通録) records the calls of an analog telephone line.",
+        epilog="To try it without hardware: `tsuroku simulate tests/scenarios/shop-day.txt --live`.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, help_: str, run: str, epilog: str | None = None) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help_, description=help_, epilog=epilog)
+        sub.set_defaults(run=_lazy(run))
+        return sub
+
+    run = command("run", "Run the unit on its hardware until SIGTERM or Ctrl-C.", "unit:run")
+    _settings_option(run)
+    run.add_argument("--debug", action="store_true", help="log repeats and details too")
+
+    simulate = command(
+        "simulate",
+        "Play a scenario on the virtual line and check what the unit makes of it.",
+        "simulate:simulate",
+        "Stepped (the default) runs hours in seconds; --live runs in real time through gpiozero, pyserial, PyAudio and "
+        "a local Mosquitto. Exit code 1: the scenario's expectations are not met.",
+    )
+    simulate.add_argument("scenario", type=Path, help="a scenario file; tests/scenarios/ has many")
+    simulate.add_argument("--live", action="store_true", help="in real time, through every real driver")
+    simulate.add_argument("--json", action="store_true", help="one JSON object a line for each call")
+    simulate.add_argument("--data", type=Path, help="a new folder for what the unit writes (default: below var/)")
+
+    calls = command("calls", "List, show, play and export calls; the unit may be running.", "calls:list_")
+    actions = calls.add_subparsers(metavar="ACTION", required=True)
+
+    def action(name: str, help_: str, run: str) -> argparse.ArgumentParser:
+        sub = actions.add_parser(name, help=help_, description=help_)
+        sub.set_defaults(run=_lazy(run))
+        where = sub.add_mutually_exclusive_group()
+        _settings_option(where)
+        where.add_argument("--data", type=Path, help="a data folder, instead of the one that the settings name")
+        return sub
+
+    listed = action("list", "List the last calls, newest last.", "calls:list_")
+    listed.add_argument("--last", type=int, default=50, metavar="N", help="how many (default 50; 0: all)")
+    listed.add_argument("--missed", action="store_true", help="missed calls only")
+    listed.add_argument("--number", metavar="DIGITS", help="calls whose number contains these digits")
+    listed.add_argument("--json", action="store_true", help="one JSON object a line")
+    for name, help_ in (
+        ("show", "Show all that is known of a call, with its waveform."),
+        ("play", "Play a call's recording on this machine's loudspeaker."),
+        ("export", "Copy a call's recording and record to a folder."),
+    ):
+        sub = action(name, help_, f"calls:{name}")
+        sub.add_argument("call", help="the call's id, or its last digits")
+        if name == "show":
+            sub.add_argument("--json", action="store_true", help="the record as JSON")
+        if name == "export":
+            sub.add_argument("--out", type=Path, default=Path(), help="the folder to copy to (default: here)")
+
+    replay = command(
+        "replay",
+        "Run a journal through the lines again; prints the calls that it makes, one JSON object a line.",
+        "unit:replay",
+        "The unit's journals are in its data folder, below journal/. The same journal gives the same calls.",
+    )
+    replay.add_argument("journal", type=Path)
+
+    doctor = command(
+        "doctor", "Check devices, disk, clock and broker; says how to mend what is wrong.", "doctor:doctor"
+    )
+    _settings_option(doctor)
+    doctor.add_argument("--json", action="store_true", help="one JSON object a line for each check")
+
+    settings = command("settings", "Check the settings file.", "unit:settings_check")
+    checks = settings.add_subparsers(metavar="ACTION", required=True)
+    check = checks.add_parser("check", help="Check the settings file; says what is wrong and where.")
+    check.set_defaults(run=_lazy("unit:settings_check"))
+    _settings_option(check)
+    return parser
+
+
+def _settings_option(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--settings", type=Path, default=SETTINGS, metavar="FILE", help=f"the settings file (default {SETTINGS})"
+    )
+
+
+class _lazy:  # noqa: N801 - it is used like a function
+    """A command's function, imported when it is called: `--help` must not load the audio stack."""
+
+    def __init__(self, where: str) -> None:
+        self._module, self._name = where.split(":")
+
+    def __call__(self, args: argparse.Namespace) -> int:
+        import importlib
+
+        code: int = getattr(importlib.import_module(f"firmware.cli.{self._module}"), self._name)(args)
+        return code
+
+
+def log_to_stderr(*, debug: bool = False) -> None:
+    """key=value lines; the service manager adds time and name."""
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.INFO, format="level=%(levelname)s source=%(name)s %(message)s"
+    )

@@ -1,0 +1,87 @@
+"""How calls and events look on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+_COLOURS = {
+    "answered": "green",
+    "outgoing_answered": "green",
+    "missed": "red",
+    "interrupted": "red",
+    "too_short": "yellow",
+    "joined_late": "yellow",
+}
+_ABSENT = {
+    "withheld": "number withheld",
+    "unavailable": "number unavailable",
+    "payphone": "payphone",
+    "service_conflict": "service conflict",
+    "not_received": "no number came",
+    "corrupt": "number corrupt",
+}
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+def time_text(iso: str | None) -> str:
+    """A UTC time in the zone of this machine."""
+    if iso is None:
+        return ""
+    return datetime.fromisoformat(iso).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def caller_text(call: Mapping[str, Any]) -> str:
+    """Who is at the other end, or why that is not known."""
+    if call["direction"] == "outgoing":
+        return call["dialled"] or "number not decoded"
+    caller = call["caller"]
+    who = caller["raw"] or _ABSENT[caller["presentation"]]
+    return f"{who} {caller['name']}" if caller["name"] else who
+
+
+def outcome_text(outcome: str | None) -> Text:
+    return Text((outcome or "going on").replace("_", " "), style=_COLOURS.get(outcome or "", ""))
+
+
+def event_text(body: Mapping[str, Any]) -> Text:
+    """One line for an event as a subscriber gets it."""
+    data = body["data"]
+    kind = body["type"]
+    line = Text(f"{time_text(body['time'])[11:]}  line {data['line']}  ")
+    line.append(
+        f"{kind:<16}", style="red" if kind == "call.missed" else "bold" if kind == "recording.ready" else "cyan"
+    )
+    if kind in ("call.ringing",):
+        line.append("")
+    elif kind == "call.caller_id":
+        line.append(caller_text(data))
+    elif kind in ("call.ended", "call.missed"):
+        line.append_text(outcome_text(data["outcome"]))
+        if data["duration_s"] is not None:
+            line.append(f", {data['duration_s']:.1f} s")
+        if data["rings"]:
+            line.append(f", {data['rings']} ring{'s' if data['rings'] > 1 else ''}")
+        line.append(f", {caller_text(data)}")
+    elif kind == "recording.ready":
+        recording = data["recording"]
+        line.append(f"{recording['path']}  {recording['duration_s']:.1f} s")
+    elif kind == "recording.failed":
+        line.append(data["reason"], style="red")
+    return line
+
+
+def waveform(path: Path, width: int) -> str:
+    """The recording's envelope as one row of bars, -50 dBFS to full scale."""
+    import numpy as np
+    import soundfile
+
+    pcm, _ = soundfile.read(path, dtype="int16")
+    parts = np.array_split(np.abs(pcm.astype(np.int32)), max(1, min(width, len(pcm))))
+    peaks = np.array([int(part.max()) for part in parts if len(part)])
+    db = 20 * np.log10(np.maximum(peaks, 1) / 32768)
+    return "".join(_BARS[int(np.clip((level + 50) / 50 * 8, 0, 8))] for level in db)
