@@ -88,9 +88,8 @@ class MqttPublisher:
         self._network: threading.Thread | None = None  # paho's thread
         self._session: _Session | None = None  # as paho's thread sees it
         self._joined: _Session | None = None  # the session whose BrokerConnected was settled
-        self._lock = (
-            threading.Lock()
-        )  # over flying and early; never held while calling paho, which has locks of its own
+        # Over flying and early. Never held while calling paho: it answers with locks of its own held.
+        self._lock = threading.Lock()
         self._told: set[str] = set()  # sentences told since the last connection
         self._answered = False  # the present attempt got a CONNACK
         self._failures = 0
