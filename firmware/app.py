@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from drivers.codec import Codec
-from drivers.modem import Modem
-
 from drivers.gpio import LineInputs, Panel, PanelState
+from drivers.modem import Modem
 from drivers.signals import DeviceLost, DeviceReady
 from firmware import clock
 from firmware.core.call import ClockRead

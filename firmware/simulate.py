@@ -29,7 +29,7 @@ from drivers.signals import (
 )
 from drivers.virtual.broker import VirtualBroker
 from drivers.virtual.line import ButtonPress, Change, Fault, ModemBytesDue, PinChange, VirtualLine
-from drivers.virtual.modem import VirtualModem, caller_id_bytes, ring_bytes
+from drivers.virtual.modem import Dialect, VirtualModem, caller_id_bytes, ring_bytes
 from drivers.virtual.pins import VirtualPins
 from drivers.virtual.scenario import Break, LoseAudio, Scenario
 from drivers.virtual.sound import AUDIO_DELAY_MS, VirtualSound
@@ -73,7 +73,7 @@ def stepped(
 ) -> VirtualLine:
     """Run the scenario on virtual time. Same core, recorder and store as live; drivers' threads are left out.
 
-    data_dir must not hold a store yet. progress is told the part done, 0 to 1. Returns the line, for what was on the wire.
+    data_dir must not hold a store yet. progress is told the part done, 0 to 1. Returns the line: what was on the wire.
     """
     line = VirtualLine(scenario)
     stepper = _Stepper(scenario, line, data_dir)
@@ -95,7 +95,7 @@ class _Stepper:
         self._scenario, self._line = scenario, line
         self._settings = virtual_settings(scenario, data_dir, modem="virtual" if scenario.modem else None)
         self._random = random.Random(1)
-        self._levels: dict[str, bool] = dict(line.initial())
+        self._levels = line.initial()
         self._boots = 0
         self._dark = False
         self._codec, self._modem = True, scenario.modem is not None
@@ -253,7 +253,7 @@ class _Stepper:
         return parts
 
 
-def modem_bytes(dialect: str | None, due: ModemBytesDue) -> bytes:
+def modem_bytes(dialect: Dialect | None, due: ModemBytesDue) -> bytes:
     """What a modem of this dialect puts on its port."""
     if due.kind == "raw" or dialect is None:
         return due.raw
@@ -263,8 +263,8 @@ def modem_bytes(dialect: str | None, due: ModemBytesDue) -> bytes:
 
 
 class LiveUnit:
-    """A unit on the virtual line in real time: gpiozero on mock pins, pyserial on a pty, PyAudio on a private PulseAudio
-    sink, a real Mosquitto. Use it as a context manager; play() runs the scenario on the calling thread.
+    """A unit on the virtual line in real time: gpiozero on mock pins, pyserial on a pty, PyAudio on a private
+    PulseAudio sink, a real Mosquitto. A context manager; play() runs the scenario on the calling thread.
     """
 
     def __init__(self, scenario: Scenario, data_dir: Path) -> None:

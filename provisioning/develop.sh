@@ -11,10 +11,10 @@ done)
 if [[ $missing ]]; then
     sudo=
     if [[ $EUID -ne 0 ]]; then
-        command -v sudo >/dev/null || { echo "Run it as root, or install sudo: these packages are missing:" $missing >&2; exit 1; }
+        command -v sudo >/dev/null || { echo "Run it as root, or install sudo: these packages are missing:" "$missing" >&2; exit 1; }
         sudo=sudo
     fi
-    echo "Installing Debian packages:" $missing
+    echo "Installing Debian packages:" "${missing//$'\n'/ }"
     $sudo apt-get update -qq
     # shellcheck disable=SC2086  # a list of words
     $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >/dev/null

@@ -27,12 +27,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from drivers.signals import Presentation
 from drivers.virtual import speech
+from drivers.virtual.modem import Dialect
 
 Country = Literal["jp", "us"]
+MODEMS: dict[str, Dialect | None] = {**{dialect: dialect for dialect in get_args(Dialect)}, "none": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +173,7 @@ class Scenario:
     number_display: bool
     off_hook_at_start: bool
     start: datetime  # aware
-    modem: str | None
+    modem: Dialect | None
     steps: tuple[Step, ...]  # in time order
     expects: Expects
     end_ns: int
@@ -459,7 +461,7 @@ class _Parser:
             number_display="number display" in self.header,
             off_hook_at_start=self.off_hook_at_start,
             start=datetime.fromisoformat(self.header.get("start", "2026-11-24T09:00:00+09:00")),
-            modem=None if modem == "none" else modem,
+            modem=MODEMS[modem],
             steps=tuple(self.steps),
             expects=Expects(calls=self.calls, call=self.call, events=self.events),
             end_ns=end_ns,
@@ -501,8 +503,8 @@ class _Parser:
             if self.steps:
                 raise _Wrong("the country comes too late", "write it before the first step")
             self.country = "jp" if value == "jp" else "us"
-        elif word == "modem" and not re.fullmatch(r"[a-z0-9][a-z0-9-]*", value):
-            raise _Wrong(f"{value!r} is no modem", "write one word of a-z, 0-9 and -, as conexant, or none")
+        elif word == "modem" and value not in MODEMS:
+            raise _Wrong(f"{value!r} is no modem", _nearest(value, [*MODEMS]))
         elif word == "end":
             _seconds(value)
         elif word == "start":

@@ -6,7 +6,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ STORE_FILE = "calls.json"
 
 
 def _data_dir(args: argparse.Namespace) -> Path:
-    data: Path = args.data or settings_of(args)[0].unit.data_dir
-    return data
+    data: Path | None = args.data
+    return data or settings_of(args)[0].unit.data_dir
 
 
 def _calls(data: Path) -> list[Mapping[str, Any]]:
@@ -67,10 +67,10 @@ def list_(args: argparse.Namespace) -> int:
     return 0
 
 
-def print_calls(calls: list[Mapping[str, Any]]) -> None:
+def print_calls(calls: Sequence[Mapping[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("began", "line", "", "who", "outcome", "length", "rings", "recording", "id"):
-        table.add_column(heading, justify="right" if heading in ("length", "rings", "recording") else "left")
+        table.add_column(heading, no_wrap=True, justify="right" if heading in ("length", "rings", "recording") else "left")
     for call in calls:
         recording = call["recording"]
         seconds = call["duration_s"]

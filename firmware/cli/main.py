@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, help_: str, run: str, epilog: str | None = None) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_, description=help_, epilog=epilog)
-        sub.set_defaults(run=_lazy(run))
+        sub.set_defaults(run=_Lazy(run))
         return sub
 
     run = command("run", "Run the unit on its hardware until SIGTERM or Ctrl-C.", "unit:run")
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def action(name: str, help_: str, run: str) -> argparse.ArgumentParser:
         sub = actions.add_parser(name, help=help_, description=help_)
-        sub.set_defaults(run=_lazy(run))
+        sub.set_defaults(run=_Lazy(run))
         where = sub.add_mutually_exclusive_group()
         _settings_option(where)
         where.add_argument("--data", type=Path, help="a data folder, instead of the one that the settings name")
@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     settings = command("settings", "Check the settings file.", "unit:settings_check")
     checks = settings.add_subparsers(metavar="ACTION", required=True)
     check = checks.add_parser("check", help="Check the settings file; says what is wrong and where.")
-    check.set_defaults(run=_lazy("unit:settings_check"))
+    check.set_defaults(run=_Lazy("unit:settings_check"))
     _settings_option(check)
     return parser
 
@@ -114,7 +114,7 @@ def _settings_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
-class _lazy:  # noqa: N801 - it is used like a function
+class _Lazy:
     """A command's function, imported when it is called: `--help` must not load the audio stack."""
 
     def __init__(self, where: str) -> None:

@@ -19,7 +19,8 @@ def settings_of(args: argparse.Namespace) -> tuple[Settings, board.Board]:
         raise InputError(str(error)) from error
     if len(settings.line) > len(facts.line):
         raise InputError(
-            f"{args.settings}: [[line]]: {len(settings.line)} lines are set, the board {facts.name} has {len(facts.line)}."
+            f"{args.settings}: [[line]]: {len(settings.line)} lines are set, "
+            f"the board {facts.name} has {len(facts.line)}."
         )
     if not settings.line:
         raise InputError(f"{args.settings}: no [[line]] is set; add one (see the commented example).")

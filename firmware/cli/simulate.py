@@ -1,0 +1,154 @@
+"""tsuroku simulate: a scenario on the virtual line, stepped or live."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from drivers.virtual import scenario as story
+from drivers.virtual.broker import BrokerUnavailable
+from drivers.virtual.sound import SoundError
+from firmware.cli.calls import print_calls
+from firmware.cli.main import InputError
+from firmware.cli.show import event_text, waveform
+from firmware.simulate import BASE_NS, LiveUnit, check, results, stepped
+
+_TOLERANCE_S = 0.1  # live: a busy machine plays the line's edges a little late
+
+
+def simulate(args: argparse.Namespace) -> int:
+    try:
+        scenario = story.load(args.scenario)
+    except story.ScenarioError as error:
+        raise InputError(str(error)) from error
+    data = args.data or Path("var") / f"{args.scenario.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if data.exists() and (not data.is_dir() or any(data.iterdir())):
+        raise InputError(f"{data}: is there already; give a new folder with --data.")
+    data = data.resolve()
+    logging.basicConfig(level=logging.ERROR)
+    console = Console(stderr=args.json, highlight=False)
+    ended = True
+    if args.live:
+        base_ns, tolerance_s, ended = _live(scenario, data, console)
+    else:
+        base_ns, tolerance_s = BASE_NS, 0.02
+        _stepped(scenario, data, console)
+    calls, _ = results(data)
+    if args.json:
+        for call in calls:
+            print(json.dumps(_told(call, data, base_ns), ensure_ascii=False))
+    elif calls:
+        console.print()
+        print_calls(calls)
+        console.print(f"\nCalls and recordings: {data}  (tsuroku calls show ID --data {data})", soft_wrap=True)
+    if not ended:
+        return 130
+    wrong = check(scenario, data, base_ns=base_ns, tolerance_s=tolerance_s)
+    for sentence in wrong:
+        console.print(f"[red]{sentence}[/]", soft_wrap=True)
+    if not wrong:
+        console.print(f"[green]{scenario.path}: all as expected.[/]", soft_wrap=True)
+    return int(bool(wrong))
+
+
+def _told(call: dict[str, Any], data: Path, base_ns: int) -> dict[str, Any]:
+    """A call as a reader wants it: who or why not, when, and where its sound is."""
+    recording = call["recording"]
+    return {
+        "call_id": call["call_id"],
+        "line": call["line"],
+        "direction": call["direction"],
+        "outcome": call["outcome"],
+        "end_reason": call["end_reason"],
+        "number": call["caller"]["number"] or call["caller"]["raw"] if call["direction"] == "incoming" else call["dialled"],
+        "reason": _no_number(call),
+        "name": call["caller"]["name"],
+        "rings": call["rings"],
+        "opened": call["opened"],
+        "answered": call["answered"],
+        "ended": call["ended"],
+        "duration_s": call["duration_s"],
+        "scenario_s": {k: (call[f"{k}_ns"] - base_ns) / 1e9 if call[f"{k}_ns"] else None for k in ("opened", "answered", "ended")},
+        "recording": recording and {**recording, "path": str(data / recording["path"])},
+        "no_recording": call["no_recording"],
+    }  # fmt: skip
+
+
+def _no_number(call: dict[str, Any]) -> str | None:
+    if call["direction"] == "incoming":
+        return None if call["caller"]["raw"] else str(call["caller"]["presentation"])
+    return None if call["dialled"] else "not_decoded"
+
+
+def _stepped(scenario: story.Scenario, data: Path, console: Console) -> None:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    bar = Progress(TextColumn(scenario.title), BarColumn(), TimeElapsedColumn(), console=console, transient=True)
+    with bar if console.is_terminal else contextlib.nullcontext():
+        task = bar.add_task("", total=1.0)
+        stepped(scenario, data, progress=lambda part: bar.update(task, completed=part))
+
+
+def _live(scenario: story.Scenario, data: Path, console: Console) -> tuple[int, float, bool]:
+    """Returns (monotonic ns of the scenario's 0, tolerance in s, whether it was played to its end)."""
+    console.print(f"[bold]Tsuroku 通録[/]  {scenario.title}", soft_wrap=True)
+    ended = False
+    try:
+        live = LiveUnit(scenario, data)
+        with live:
+            console.print(
+                "gpiozero on mock pins, pyserial on a pty, PyAudio on PulseAudio, "
+                f"Mosquitto on 127.0.0.1:{live.broker.port}; Ctrl-C ends it.\n",
+                style="dim",
+                soft_wrap=True,
+            )
+            with _Subscriber(live.broker.port, data, console):
+                with contextlib.suppress(KeyboardInterrupt):
+                    live.play()
+                    ended = True
+                if not ended:
+                    console.print("\nEnding: the call that is going on is closed and kept.", style="dim")
+    except (SoundError, BrokerUnavailable, ValueError) as error:
+        raise InputError(str(error)) from error
+    return live.base_ns, _TOLERANCE_S, ended
+
+
+class _Subscriber:
+    """What a management system sees: prints every event of the broker as it arrives."""
+
+    def __init__(self, port: int, data: Path, console: Console) -> None:
+        import paho.mqtt.client as mqtt
+
+        self._data, self._console = data, console
+        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+        self._client.on_message = self._print
+        self._ready = threading.Event()
+        self._client.on_subscribe = lambda *_: self._ready.set()
+        self._port = port
+
+    def __enter__(self) -> None:
+        self._client.connect("127.0.0.1", self._port)
+        self._client.subscribe("tsuroku/v1/+/+/event/call", qos=1)
+        self._client.loop_start()
+        self._ready.wait(5)
+
+    def __exit__(self, *_: object) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _print(self, _client: object, _userdata: object, message: Any) -> None:
+        body = json.loads(message.payload)
+        self._console.print(event_text(body), soft_wrap=True)
+        if body["type"] == "recording.ready":
+            path = self._data / body["data"]["recording"]["path"]
+            self._console.print("                  " + waveform(path, min(self._console.width - 20, 90)), style="cyan")
+        sys.stdout.flush()
