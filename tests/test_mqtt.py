@@ -26,8 +26,8 @@ from pytest_mock import MockerFixture
 
 from drivers.virtual.broker import BrokerUnavailable, VirtualBroker
 from firmware.core.facts import BrokerConnected, BrokerLost, DeliveryFact, EventAccepted, EventRefused, Stream
+from firmware.core.outbox import OutboxEntry
 from firmware.delivery.mqtt import MqttPublisher
-from firmware.records.outbox import OutboxEntry
 from firmware.settings import BrokerSettings
 
 BRANCH = "tsuroku/v1/shop/unit-1"

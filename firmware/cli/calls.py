@@ -23,7 +23,7 @@ STORE_FILE = "calls.json"
 
 def _data_dir(args: argparse.Namespace) -> Path:
     data: Path | None = args.data
-    return data or settings_of(args)[0].unit.data_dir
+    return settings_of(args)[0].unit.data_dir if data is None else data
 
 
 def _calls(data: Path) -> list[Mapping[str, Any]]:
@@ -70,7 +70,9 @@ def list_(args: argparse.Namespace) -> int:
 def print_calls(calls: Sequence[Mapping[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("began", "line", "", "who", "outcome", "length", "rings", "recording", "id"):
-        table.add_column(heading, no_wrap=True, justify="right" if heading in ("length", "rings", "recording") else "left")
+        table.add_column(
+            heading, no_wrap=True, justify="right" if heading in ("length", "rings", "recording") else "left"
+        )
     for call in calls:
         recording = call["recording"]
         seconds = call["duration_s"]

@@ -127,9 +127,10 @@ class _Subscriber:
 
     def __init__(self, port: int, data: Path, console: Console) -> None:
         import paho.mqtt.client as mqtt
+        from paho.mqtt.enums import CallbackAPIVersion
 
         self._data, self._console = data, console
-        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
         self._client.on_message = self._print
         self._ready = threading.Event()
         self._client.on_subscribe = lambda *_: self._ready.set()

@@ -25,7 +25,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from firmware.core.facts import BrokerConnected, BrokerLost, DeliveryFact, EventAccepted, EventRefused, Stream
-from firmware.records.outbox import Outbox
+from firmware.core.outbox import Outbox
 from firmware.settings import BrokerSettings
 
 _log = logging.getLogger(__name__)

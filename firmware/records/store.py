@@ -20,7 +20,7 @@ from tinydb.table import Document
 
 from firmware.core.call import Call, CallEvent
 from firmware.core.facts import Stream
-from firmware.records.outbox import OutboxEntry
+from firmware.core.outbox import OutboxEntry
 
 SCHEMA = 1
 _ACCEPTED_KEPT = 1000  # accepted events that stay for a replay

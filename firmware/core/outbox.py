@@ -1,4 +1,4 @@
-"""The interface of the outbox that the store keeps: all that delivery sees of the store."""
+"""The outbox as delivery sees it: all that it knows of the store."""
 
 from __future__ import annotations
 
