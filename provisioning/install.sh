@@ -78,7 +78,7 @@ copy_code() {
     local part
     install -d "$root$opt"
     [[ $source -ef $root$opt ]] && return # run from the installed copy
-    for part in firmware drivers hw provisioning requirements.txt LICENSE; do
+    for part in firmware drivers hw provisioning tsuroku requirements.txt LICENSE; do
         rm -rf "$root${opt:?}/$part"
         cp -R "$source/$part" "$root$opt/$part"
     done
@@ -94,8 +94,7 @@ make_venv() {
 
 put_command() {
     install -d "$root${command%/*}"
-    printf '#!/bin/sh\nPYTHONPATH=%s exec %s/.venv/bin/python -m firmware "$@"\n' "$opt" "$opt" >"$root$command"
-    chmod 0755 "$root$command"
+    ln -sf "$opt/tsuroku" "$root$command"
 }
 
 put_settings() {

@@ -22,8 +22,9 @@ STORE_FILE = "calls.json"
 
 
 def _data_dir(args: argparse.Namespace) -> Path:
-    data: Path | None = args.data
-    return settings_of(args)[0].unit.data_dir if data is None else data
+    if args.data is None:
+        return settings_of(args)[0].unit.data_dir
+    return Path(args.data)
 
 
 def _calls(data: Path) -> list[Mapping[str, Any]]:
@@ -45,7 +46,7 @@ def _one(args: argparse.Namespace) -> tuple[Path, Mapping[str, Any]]:
 def _recording(data: Path, call: Mapping[str, Any]) -> Path:
     if call["recording"] is None:
         raise InputError(f"call {call['call_id']} has no recording: {call['no_recording']}.")
-    path = data / call["recording"]["path"]
+    path: Path = data / call["recording"]["path"]
     if not path.exists():
         raise InputError(f"{path}: is not there any more; look for it on a backup.")
     return path
@@ -70,9 +71,8 @@ def list_(args: argparse.Namespace) -> int:
 def print_calls(calls: Sequence[Mapping[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("began", "line", "", "who", "outcome", "length", "rings", "recording", "id"):
-        table.add_column(
-            heading, no_wrap=True, justify="right" if heading in ("length", "rings", "recording") else "left"
-        )
+        right = heading in ("length", "rings", "recording")
+        table.add_column(heading, no_wrap=True, justify="right" if right else "left")
     for call in calls:
         recording = call["recording"]
         seconds = call["duration_s"]

@@ -20,7 +20,7 @@ from drivers.virtual.sound import SoundError
 from firmware.cli.calls import print_calls
 from firmware.cli.main import InputError
 from firmware.cli.show import event_text, waveform
-from firmware.simulate import BASE_NS, LiveUnit, check, results, stepped
+from firmware.simulate import BASE_NS, LiveUnit, check, results, seconds, stepped
 
 _TOLERANCE_S = 0.1  # live: a busy machine plays the line's edges a little late
 
@@ -69,7 +69,8 @@ def _told(call: dict[str, Any], data: Path, base_ns: int) -> dict[str, Any]:
         "direction": call["direction"],
         "outcome": call["outcome"],
         "end_reason": call["end_reason"],
-        "number": call["caller"]["number"] or call["caller"]["raw"] if call["direction"] == "incoming" else call["dialled"],
+        "number": call["dialled"] if call["direction"] == "outgoing" else call["caller"]["number"],
+        "raw": call["caller"]["raw"],
         "reason": _no_number(call),
         "name": call["caller"]["name"],
         "rings": call["rings"],
@@ -77,10 +78,10 @@ def _told(call: dict[str, Any], data: Path, base_ns: int) -> dict[str, Any]:
         "answered": call["answered"],
         "ended": call["ended"],
         "duration_s": call["duration_s"],
-        "scenario_s": {k: (call[f"{k}_ns"] - base_ns) / 1e9 if call[f"{k}_ns"] else None for k in ("opened", "answered", "ended")},
+        "scenario_s": {key: seconds(call, key, base_ns) for key in ("opened", "answered", "ended")},
         "recording": recording and {**recording, "path": str(data / recording["path"])},
         "no_recording": call["no_recording"],
-    }  # fmt: skip
+    }
 
 
 def _no_number(call: dict[str, Any]) -> str | None:
