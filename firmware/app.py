@@ -143,6 +143,7 @@ class Unit:
         self._drivers = [*drivers, *([panel] if panel else [])]
         for driver in self._drivers:
             driver.start()
+        self.engine.every(1.0, self._pump)
         self.engine.every(5.0, self._housekeeping)
         self._show_panel()
 
@@ -200,9 +201,12 @@ class Unit:
             self._store_fault = None
             log.warning("event=store_works_again")
             self._show_panel()
+        self._pump()
+        self._show("state/recorder", self._recorder_state())
+
+    def _pump(self) -> None:
         for publisher in self.publishers:
             publisher.pump()
-        self._show("state/recorder", self._recorder_state())
 
     def _observe(self, fact: Input) -> None:
         """A fact that is no line's: of delivery, or of a device."""
@@ -225,10 +229,8 @@ class Unit:
         match fact:
             case BrokerConnected():
                 self._connected.add(fact.broker)
-                log.info("event=broker_connected broker=%s", fact.broker)
             case BrokerLost():
                 self._connected.discard(fact.broker)
-                log.warning("event=broker_lost broker=%s reason=%s", fact.broker, fact.reason)
             case EventAccepted():
                 self.store.mark(fact.stream, fact.sequence, "accepted")
             case EventRefused() if not fact.retry:
@@ -238,7 +240,7 @@ class Unit:
                 pass
         for publisher in self.publishers:
             publisher.settle(fact)
-            publisher.pump()
+        self._pump()
         self._show_panel()
 
     def _housekeeping(self) -> None:

@@ -72,7 +72,8 @@ def test_an_install_below_a_directory_puts_every_file(tmp_path: Path) -> None:
     assert (tmp_path / "opt/tsuroku/hw/boards/line-tap-1.toml").is_file()
     assert (tmp_path / "opt/tsuroku/requirements.txt").is_file()
     assert not [path for path in paths_below(tmp_path) if "__pycache__" in path]
-    assert mode(tmp_path / "usr/local/bin/tsuroku") == 0o755
+    assert (tmp_path / "usr/local/bin/tsuroku").readlink() == Path("/opt/tsuroku/tsuroku")
+    assert mode(tmp_path / "opt/tsuroku/tsuroku") == 0o755
     assert mode(tmp_path / "etc/tsuroku") == 0o750
     assert mode(tmp_path / "etc/tsuroku/settings.toml") == 0o640
     assert mode(tmp_path / "var/lib/tsuroku") == 0o700
@@ -143,7 +144,7 @@ mount --rbind /proc "$1/root/proc"
 mount --rbind /dev "$1/root/dev"
 chroot "$1/root" /usr/bin/python3 -c "import venv, ensurepip"
 mkdir "$1/root/stage"
-for part in firmware drivers hw provisioning LICENSE; do cp -R "$2/$part" "$1/root/stage"; done
+for part in firmware drivers hw provisioning tsuroku LICENSE; do cp -R "$2/$part" "$1/root/stage"; done
 """
 # Twice, so that the second run meets all that the first one made.
 LIVE = """
