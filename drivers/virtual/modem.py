@@ -27,7 +27,7 @@ _IDENTITY: dict[Dialect, str] = {  # the answer to ATI3
     "hex": "Agere SoftModem V2.1",
 }
 _LETTER: dict[Presentation, str] = {"withheld": "P", "unavailable": "O", "payphone": "C", "service_conflict": "S"}
-_DIGITS = {"OK": "0", "RING": "2", "ERROR": "4"}
+_DIGITS = {"OK": "0", "ERROR": "4"}
 _WRITE_S = 1.0  # a modem has no memory: what nobody reads for so long is gone
 
 
@@ -60,7 +60,7 @@ def caller_id_bytes(
         named = f"NAME{equals}".encode()
     block = [line.encode() for line in lines]
     if caller:
-        # Rockwell's own order puts the name first on lines that have one.
+        # The name before the number, as on some real lines.
         block.insert(2 if dialect == "rockwell" else len(block), named + caller)
     return b"\r\n" + b"".join(line + b"\r\n" for line in block)
 
@@ -158,7 +158,7 @@ class VirtualModem:
             return "", "OK"
         rest = command
         information = ""
-        while basic := re.match(r"(?P<letter>[EVQ])(?P<on>[01]?)|(?P<reset>Z)\d?|I(?P<page>\d?)|S0=\d{1,3}", rest):
+        while basic := re.match(r"(?P<letter>[EV])(?P<on>[01]?)|(?P<reset>Z)\d?|I(?P<page>\d?)|S0=\d{1,3}", rest):
             rest = rest[basic.end() :]
             if basic["letter"] == "E":
                 self._echo = basic["on"] == "1"
@@ -209,12 +209,11 @@ class VirtualModem:
                     self._execute(commands)
 
     def _execute(self, commands: str) -> None:
-        words = result = "OK"
+        result = "OK"
         for command in commands.split(";"):
             information, result = self.answer(command.replace(" ", ""))
             if information:
                 self.write_raw(f"\r\n{information}\r\n".encode())
             if result != "OK":
                 break
-        words = f"\r\n{result}\r\n" if self._words else f"{_DIGITS[result]}\r"
-        self.write_raw(words.encode())
+        self.write_raw((f"\r\n{result}\r\n" if self._words else f"{_DIGITS[result]}\r").encode())

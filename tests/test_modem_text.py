@@ -1,0 +1,337 @@
+"""The text of caller-ID modems. Numbers are fictitious."""
+
+from __future__ import annotations
+
+import pickle
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drivers.modem_text import LIMIT_BYTES, QUIET_NS, ModemText, decode_message
+from drivers.signals import CallerIdReceived, ModemRing, Presentation, Signal
+from drivers.virtual.modem import Dialect, caller_id_bytes, ring_bytes
+
+DIALECTS: tuple[Dialect, ...] = ("conexant", "usr", "rockwell", "zyxel", "hex")
+LATER_NS = 10 * QUIET_NS
+
+
+def facts(data: bytes, chunk: int | None = None) -> list[Signal]:
+    """What the bytes mean when they come together and quiet follows."""
+    text = ModemText(1)
+    signals: list[Signal] = []
+    step = chunk or len(data) or 1
+    for at in range(0, len(data), step):
+        signals += text.feed(data[at : at + step], 7)
+    signals += text.tick(LATER_NS)
+    assert text.due_ns is None
+    return signals
+
+
+def blocks(data: bytes) -> list[CallerIdReceived]:
+    return [signal for signal in facts(data) if isinstance(signal, CallerIdReceived)]
+
+
+def block(data: bytes) -> CallerIdReceived:
+    (only,) = blocks(data)
+    return only
+
+
+def rings(data: bytes) -> list[str | None]:
+    return [signal.pattern for signal in facts(data) if isinstance(signal, ModemRing)]
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "name", "date"),
+    [
+        (b"DATE = 1015\r\nTIME = 1310\r\nNMBR = 0300001234\r\nNAME = SATO\r\n", "0300001234", "SATO", "1015 1310"),
+        (b"DATE=0117\nTIME=1452\nNMBR=0300001234\n", "0300001234", None, "0117 1452"),
+        (b"NMBR=0300001234\r\r\n", "0300001234", None, None),
+        (b"DATE=\r\nNMBR=0300001234\r\n", "0300001234", None, None),
+        (b"DATE = 0229\r\nTIME = 2460\r\nNMBR = 0300001234\r\n", "0300001234", None, "0229 2460"),
+        (b"\0NMBR = 0300001234\0\r\0\n", "0300001234", None, None),
+        (b"NAME = O\r\nDDN_NMBR= 5550123\r\n", "5550123", None, None),
+        (b"DDN=5550123\r\n", "5550123", None, None),
+        (b"NBR=5550123\r\n", "5550123", None, None),
+        (b"CALLER NUMBER: 5550123\r\nCALLER NAME: SATO\r\n", "5550123", "SATO", None),
+        (b"CallerID: +81300001234\r\n", "+81300001234", None, None),
+        (b"FM:0300001234 TO:0300005678\r\n", "0300001234", None, None),
+        (b"DATE=0119\r\nNAME=SATO H       NMBR=0300001234\r\n", "0300001234", "SATO H", "0119"),
+        (b"DATE=0224 NAME=ONMBR=0300001234\r\n", "0300001234", None, "0224"),
+        (b"###DATE06182106...NMBR2025550123...NAMESATO H+++", "2025550123", "SATO H", "06182106"),
+        (b"I03/18 22:05 202-555-0123 SATO H\r\n", "2025550123", "SATO H", "03/18 22:05"),
+        (b"0300001234\r\n", "0300001234", None, None),
+        (b"Jan 17 14:52:33 unit caller[26]: NMBR=0300001234\r\n", "0300001234", None, None),
+        (b"NMBR = O\r\nDDN = 5550123\r\n", "5550123", None, None),
+        (b"NMBR = 0300001234\r\nNAME = \xd4\xcf\xc0\xde\r\n", "0300001234", "ﾔﾏﾀﾞ", None),
+        (b"NMBR = 0300001234\r\nNAME = \x8d\xb2\x93\xa1\r\n", "0300001234", "佐藤", None),
+        (b"NMBR = 0300001234\r\nNAME = ABC\x81\r\n", "0300001234", "ABC", None),  # no cp932: latin-1's control goes
+        (b"NMBR = 0300001234\r\nNAME = Mo\xeb\r\n", "0300001234", "Moë", None),  # no cp932: latin-1
+        (b"NAME = RING CENTRAL\r\nNMBR = 0300001234\r\n", "0300001234", "RING CENTRAL", None),
+        (b"MESG = 030735353530313233\r\n", "5550123", None, None),
+        (b"MESG = 0307353535303132335\r\n", "5550123", None, None),  # odd count of digits
+        (b"0412303332323234303532303235353530313233\r\n", "2025550123", None, "03222405"),  # raw SDMF, no checksum
+        (b"MESG=80 0C 02 0A 30 33 30 30 30 30 31 32 33 34\r\n", "0300001234", None, None),
+    ],
+)
+def test_every_dialect_gives_number_name_and_date(text: bytes, number: str, name: str | None, date: str | None) -> None:
+    found = block(text)
+    assert (found.presentation, found.number, found.name, found.date_raw) == ("allowed", number, name, date)
+    assert found.raw == text.decode("latin-1")
+    assert facts(text, 1) == facts(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "presentation"),
+    [
+        (b"NMBR = P\r\n", "withheld"),
+        (b"NMBR = O\r\n", "unavailable"),
+        (b"NMBR = C\r\n", "payphone"),
+        (b"NMBR = S\r\n", "service_conflict"),
+        (b"NMBR = PRIVATE\r\n", "withheld"),
+        (b"NMBR = Restricted\r\n", "withheld"),
+        (b"NMBR = OUT_OF_AREA\r\n", "unavailable"),
+        (b"NMBR = 0000000000\r\n", "unavailable"),
+        (b"###DATE06191942...NMBR...NAME-UNKNOWN CALLER-+++\r\n", "unavailable"),
+        (b"NAME = PRIVATE\r\n", "withheld"),
+        (b"MESG = 040150\r\n", "withheld"),
+        (b"800304014F\r\n", "unavailable"),
+        (b"NMBR = P\r\nDDN = 5550123\r\n", "withheld"),  # a number that slipped through is not used
+        (b"MESG = 040150\r\nMESG = 030735353530313233\r\n", "withheld"),  # 03 is the called number here
+        (b"NMBR = 04xxxxxxx7\r\n", "unavailable"),  # masked
+        (b"NMBR = xxxxxxxxxx\r\n", "unavailable"),
+        (b"NAME = SATO\r\n", "corrupt"),  # neither number nor reason
+        (b"NAME = O\r\n", "corrupt"),  # says why there is no name
+        (b"MESG = 0000\r\n", "corrupt"),
+        (b"NMBR = 03000\x8101234\r\n", "corrupt"),
+        (b"NMBR = 03000\x0001234\r\n", "corrupt"),
+        (b"NMBR = 0300001234", "corrupt"),  # its line did not end: digits may be missing
+        (b"NMBR = 123456789012345678901\r\n", "corrupt"),
+        (b"MESG = 03073535353031323300\r\n", "corrupt"),  # the checksum is wrong
+    ],
+)
+def test_no_number_has_a_reason_or_is_corrupt(text: bytes, presentation: Presentation) -> None:
+    found = block(text)
+    assert (found.presentation, found.number) == (presentation, None)
+    assert found.raw == text.decode("latin-1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"OK\r\n\r\nERROR\r\n0\r\n4\r\n56000\r\n115200\r\n",
+        b"ATE0\r\r\nAT+VCID=1\r\r\nAT#CID=1\r\r\nOK\r\n",
+        b"MESG = 0B0101\r\nMESG = 82030B0101\r\n82030B01FF6E\r\n",  # a message waits: nobody calls
+        b"RING CENTRAL\r\nBEARING = 5\r\nFLASH\r\nCIDM\r\nNO CARRIER\r\n",
+        b"\x10R\x10h\xff\xfe\0\0\0\r\n",
+    ],
+)
+def test_other_lines_mean_nothing(text: bytes) -> None:
+    assert facts(text) == []
+
+
+def test_rings_and_their_patterns() -> None:
+    assert rings(b"\r\nRING\r\n\r\nRING A\r\nRING 1\r\nRING RING\r\n2\r") == [None, "A", "1", None, None, None]
+    assert rings(b"DROF=11\r\nDRON=5\r\nRING\r\nRING\r\n") == ["DROF=11 DRON=5", None]
+    assert rings(b"Jan 17 14:52:32 unit caller[2699]: RING\r\n") == [None]
+    assert rings(ring_bytes("B") + ring_bytes(words=False)) == ["B", None]
+    assert rings(b"RING") == [None]
+
+
+def test_an_asked_modem_answers_with_digits_that_are_no_ring_and_no_number() -> None:
+    text = ModemText(1)
+    text.asked = True
+    assert text.feed(b"2\r\n0300001234\r\n", 0) == []
+    assert text.feed(b"RING\r\nNMBR = 0300001234\r\n", 0) != []
+
+
+def test_a_block_ends_by_quiet() -> None:
+    text = ModemText(2)
+    assert text.feed(b"DATE = 10", 100) == []
+    assert text.due_ns == 100 + QUIET_NS
+    assert text.feed(b"15\r\n", 200) == []
+    assert text.feed(b"NMBR = 0300001234\r\n", 300) == []
+    assert text.tick(299 + QUIET_NS) == []
+    assert text.due_ns == 300 + QUIET_NS
+    (found,) = text.tick(300 + QUIET_NS)
+    assert isinstance(found, CallerIdReceived)
+    assert (found.at_ns, found.line, found.number) == (100, 2, "0300001234")
+    assert text.due_ns is None
+    assert text.tick(LATER_NS) == []
+
+
+def test_a_block_ends_by_the_next_ring_and_late_bytes_do_not_join_it() -> None:
+    first, ring = facts(b"NMBR = 0300001234\r\nRING\r\n")
+    assert isinstance(first, CallerIdReceived) and isinstance(ring, ModemRing)
+    text = ModemText(1)
+    text.feed(b"NMBR = 0300001234\r\n", 0)
+    (before,) = text.feed(b"NAME = SATO\r\n", QUIET_NS)  # tick() came late
+    assert isinstance(before, CallerIdReceived) and before.name is None
+
+
+def test_blocks_without_a_ring_between_them_are_kept_apart() -> None:
+    calls = blocks(b"DATE=0101\nNMBR=5550100\nDATE=0102\nNMBR=5550101\nNAME=A\nNAME=B\nNMBR=5550102\n")
+    assert [(call.number, call.date_raw, call.name) for call in calls] == [
+        ("5550100", "0101", None),
+        ("5550101", "0102", "A"),
+        ("5550102", None, "B"),
+    ]
+    assert [call.number for call in blocks(b"NMBR=5550100 NMBR=5550101\n")] == ["5550100", "5550101"]
+    assert [call.number for call in blocks(b"NMBR=5550100\nNMBR=5550100\n")] == ["5550100"]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize(
+    ("number", "presentation"),
+    [
+        ("0300001234", "allowed"),
+        ("09000001234", "allowed"),
+        (None, "withheld"),
+        (None, "unavailable"),
+        (None, "payphone"),
+        (None, "service_conflict"),
+    ],
+)
+def test_what_the_virtual_modem_writes_is_understood(
+    dialect: Dialect, number: str | None, presentation: Presentation
+) -> None:
+    found = block(caller_id_bytes(dialect, number, presentation, "ﾔﾏﾀﾞ", "11231200"))
+    assert (found.number, found.presentation, found.name) == (number, presentation, "ﾔﾏﾀﾞ")
+    assert found.date_raw is not None and "".join(filter(str.isdigit, found.date_raw)) == "11231200"
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_modems_hide_what_did_not_arrive(dialect: Dialect) -> None:
+    assert caller_id_bytes(dialect, None, "not_received", None, "11231200") == b""
+    damaged = caller_id_bytes(dialect, "0300001234", "corrupt", None, "11231200")
+    assert [found.presentation for found in blocks(damaged)] == (["corrupt"] if dialect == "hex" else [])
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_block_cut_anywhere_never_gives_another_number(dialect: Dialect) -> None:
+    whole = caller_id_bytes(dialect, "0300001234", "allowed", "SATO", "11231200")
+    for cut in range(len(whole)):
+        text = ModemText(1)
+        signals = text.feed(whole[:cut], 0)
+        signals += text.tick(QUIET_NS)
+        signals += text.feed(whole[cut:], 2 * QUIET_NS)
+        signals += text.tick(LATER_NS)
+        numbers = {signal.number for signal in signals if isinstance(signal, CallerIdReceived)}
+        assert numbers <= {None, "0300001234"}, (cut, signals)
+
+
+def test_every_wrong_hex_digit_in_a_checked_message_is_found() -> None:
+    whole = caller_id_bytes("hex", "0300001234", "allowed", "SATO", "11231200").strip().removeprefix(b"MESG = ")
+    for at in range(len(whole)):
+        for digit in b"0123456789ABCDEF":
+            wrong = whole[:at] + bytes((digit,)) + whole[at + 1 :]
+            if wrong != whole:
+                # A wrong length byte is mended by the checksum only if nothing else is wrong.
+                assert decode_message(wrong).get(0x02) is None, (at, digit)
+
+
+def test_messages_with_and_without_checksum_and_with_a_wrong_length() -> None:
+    message = bytes.fromhex("802001083039313131363231020A323032353535303132330708") + b"JOHN_DOE"
+    message += bytes((-sum(message) % 256,))
+    expected = {0x01: b"09111621", 0x02: b"2025550123", 0x07: b"JOHN_DOE"}
+    assert decode_message(message.hex().encode()) == expected
+    assert decode_message(message[:-1].hex().encode()) == expected
+    assert decode_message((message + b"\0\0").hex(" ").encode()) == expected  # bytes after the frame
+    for length in (0x1F, 0x21, 0x30):
+        wrong = bytes((0x80, length)) + message[2:-1]
+        assert decode_message((wrong + bytes((-sum(wrong) % 256,))).hex().encode()) == expected
+        assert decode_message(wrong.hex().encode()) == {}  # nothing vouches for it
+    single = bytes.fromhex("0412") + b"11231200" + b"2025550123"
+    assert decode_message(single.hex().encode())[0x02] == b"2025550123"
+    assert decode_message((single + bytes((-sum(single) % 256,))).hex().encode())[0x02] == b"2025550123"
+    assert decode_message((single + b"\x55").hex().encode()) == {}
+    assert decode_message(b"8") == decode_message(b"80") == decode_message(b"") == decode_message(b"no hex") == {}
+
+
+SNIPPETS = [
+    b"\r\nRING\r\n",
+    b"RING A",
+    b"2\r",
+    b"NMBR",
+    b" = ",
+    b"=",
+    b"0300001234",
+    b"\r\n",
+    b"\r",
+    b"\0",
+    b"NAME=",
+    b"DATE = 1123",
+    b"MESG = 0000\r\n",
+    b"AT+VCID?\r",
+    b"P",
+    b"###DATE",
+    b"...NMBR",
+    b"...NAME",
+    b"+++",
+    b"\x81",
+    caller_id_bytes("hex", "0300001234", "allowed", None, "11231200"),
+    caller_id_bytes("usr", "0300001234", "allowed", "SATO", "11231200"),
+    b"7" * (LIMIT_BYTES - 2),
+]
+BYTES = st.lists(st.sampled_from(SNIPPETS) | st.binary(max_size=8), max_size=12).map(b"".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(BYTES, st.lists(st.integers(1, 40), max_size=60))
+def test_any_chunking_gives_the_same_facts(data: bytes, sizes: list[int]) -> None:
+    text = ModemText(1)
+    signals: list[Signal] = []
+    rest = data
+    for size in sizes:
+        signals += text.feed(rest[:size], 7)
+        rest = rest[size:]
+    signals += text.feed(rest, 7)
+    signals += text.tick(LATER_NS)
+    assert signals == facts(data)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(BYTES, st.integers(0, 2 * QUIET_NS)), max_size=8))
+def test_signals_hold_together_whatever_comes(pieces: list[tuple[bytes, int]]) -> None:
+    text = ModemText(1)
+    now_ns = 0
+    for data, pause_ns in pieces:
+        now_ns += pause_ns
+        for signal in [*text.tick(now_ns), *text.feed(data, now_ns)]:
+            assert 0 <= getattr(signal, "at_ns", -1) <= now_ns
+            if isinstance(signal, CallerIdReceived):
+                assert (signal.number is not None) == (signal.presentation == "allowed")
+                assert signal.raw
+                assert len(signal.raw) <= LIMIT_BYTES
+
+
+def test_floods_are_cut_and_counted_once_a_block() -> None:
+    text = ModemText(1)
+    assert text.feed(b"MESG = 0000\r\n" * 20_000, 0) == []
+    assert text.floods == 1
+    found, ring = text.feed(b"RING\r\n", 1)  # still heard
+    assert isinstance(found, CallerIdReceived) and isinstance(ring, ModemRing)
+    assert (found.presentation, len(found.raw)) == ("corrupt", LIMIT_BYTES)
+    assert text.feed(b"7" * 100_000 + b"\r\n", 2) == []  # one endless line; its last digits are no number
+    assert text.floods == 1 + 100_000 // LIMIT_BYTES
+    text.feed(b"NMBR = 0300001234\r\n", 3)
+    assert [getattr(signal, "number", None) for signal in text.tick(LATER_NS)] == ["0300001234"]
+
+
+@pytest.mark.realtime
+def test_five_megabytes_of_noise_in_bounded_memory() -> None:
+    dice = random.Random(1)
+    good = b"".join(ring_bytes() + caller_id_bytes(d, "0300001234", "allowed", "SATO", "11231200") for d in DIALECTS)
+    text = ModemText(1)
+    for part in range(80):  # 64 KiB each: noise, then good text with wrong bytes in it
+        data = bytearray(dice.randbytes(65_536) if part % 2 else good * (65_536 // len(good)))
+        for _ in range(3_000):
+            data[dice.randrange(len(data))] = dice.randrange(256)
+        for at in range(0, len(data), 1_000):
+            text.feed(bytes(data[at : at + 1_000]), part)
+        assert len(pickle.dumps(vars(text))) < 128 * 1024  # all that it holds on to
+    text.tick(LATER_NS)
+    text.feed(b"\r\nNMBR = 0300001234\r\n", LATER_NS)
+    assert [getattr(signal, "number", None) for signal in text.tick(2 * LATER_NS)] == ["0300001234"]
