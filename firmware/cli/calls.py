@@ -64,11 +64,11 @@ def list_(args: argparse.Namespace) -> int:
         for call in calls:
             print(json.dumps(call, ensure_ascii=False))
         return 0
-    print_calls(calls)
+    print_calls(calls, Console())
     return 0
 
 
-def print_calls(calls: Sequence[Mapping[str, Any]]) -> None:
+def print_calls(calls: Sequence[Mapping[str, Any]], console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("began", "line", "", "who", "outcome", "length", "rings", "recording", "id"):
         right = heading in ("length", "rings", "recording")
@@ -87,7 +87,7 @@ def print_calls(calls: Sequence[Mapping[str, Any]]) -> None:
             f"{recording['duration_s']:.1f} s" if recording else "",
             str(call["call_id"])[-12:],
         )
-    Console().print(table)
+    console.print(table)
 
 
 def show(args: argparse.Namespace) -> int:

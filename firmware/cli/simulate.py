@@ -33,9 +33,9 @@ def simulate(args: argparse.Namespace) -> int:
     data = args.data or Path("var") / f"{args.scenario.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     if data.exists() and (not data.is_dir() or any(data.iterdir())):
         raise InputError(f"{data}: is there already; give a new folder with --data.")
-    data = data.resolve()
+    shown, data = data, data.resolve()
     logging.basicConfig(level=logging.ERROR)
-    console = Console(stderr=args.json, highlight=False)
+    console = Console(stderr=args.json, highlight=False, record=args.svg is not None)
     ended = True
     if args.live:
         base_ns, tolerance_s, ended = _live(scenario, data, console)
@@ -48,8 +48,8 @@ def simulate(args: argparse.Namespace) -> int:
             print(json.dumps(_told(call, data, base_ns), ensure_ascii=False))
     elif calls:
         console.print()
-        print_calls(calls)
-        console.print(f"\nCalls and recordings: {data}  (tsuroku calls show ID --data {data})", soft_wrap=True)
+        print_calls(calls, console)
+        console.print(f"\nCalls and recordings: {shown}  (./tsuroku calls show ID --data {shown})", soft_wrap=True)
     if not ended:
         return 130
     wrong = check(scenario, data, base_ns=base_ns, tolerance_s=tolerance_s)
@@ -57,6 +57,8 @@ def simulate(args: argparse.Namespace) -> int:
         console.print(f"[red]{sentence}[/]", soft_wrap=True)
     if not wrong:
         console.print(f"[green]{scenario.path}: all as expected.[/]", soft_wrap=True)
+    if args.svg:
+        console.save_svg(str(args.svg), title=f"tsuroku simulate {args.scenario.name}")
     return int(bool(wrong))
 
 
