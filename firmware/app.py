@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -49,6 +50,7 @@ log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
 STORE_FILE = "calls.json"
+HEALTH_FILE = "health.json"  # what each device and broker last said, for `tsuroku doctor` beside the running unit
 _RECORDER_STUCK_NS = 15_000_000_000
 
 
@@ -95,7 +97,7 @@ class Unit:
         )
         self._unsaved: list[SaveCall] = []
         self._store_fault: str | None = None
-        self._faults: dict[tuple[str, int], str] = {}
+        self._health: dict[str, str | None] = {}  # by device/line or broker name: what is wrong, or None
         self._shown: dict[int, ShowLine] = {}
         self._connected: set[str] = set()
         self.panel: Panel | None = None
@@ -212,10 +214,10 @@ class Unit:
         """A fact that is no line's: of delivery, or of a device."""
         match fact:
             case DeviceLost():
-                self._faults[fact.device, fact.line] = fact.reason
+                self._note(f"{fact.device}/{fact.line}", fact.reason)
                 log.warning("event=device_lost device=%s line=%d reason=%s", fact.device, fact.line, fact.reason)
             case DeviceReady():
-                self._faults.pop((fact.device, fact.line), None)
+                self._note(f"{fact.device}/{fact.line}", None)
                 log.info("event=device_ready device=%s line=%d detail=%s", fact.device, fact.line, fact.detail)
             case BrokerConnected() | BrokerLost() | EventAccepted() | EventRefused():
                 self._settle(fact)
@@ -229,8 +231,10 @@ class Unit:
         match fact:
             case BrokerConnected():
                 self._connected.add(fact.broker)
+                self._note(f"broker/{fact.broker}", None)
             case BrokerLost():
                 self._connected.discard(fact.broker)
+                self._note(f"broker/{fact.broker}", fact.reason)
             case EventAccepted():
                 self.store.mark(fact.stream, fact.sequence, "accepted")
             case EventRefused() if not fact.retry:
@@ -242,6 +246,20 @@ class Unit:
             publisher.settle(fact)
         self._pump()
         self._show_panel()
+
+    def _note(self, what: str, wrong: str | None) -> None:
+        self._health[what] = wrong
+        path = self.settings.unit.data_dir / HEALTH_FILE
+        try:
+            path.with_suffix(".new").write_text(json.dumps(self._health), encoding="utf-8")
+            path.with_suffix(".new").rename(path)
+        except OSError as error:
+            log.debug("event=health_not_written reason=%s", error.strerror)
+
+    @property
+    def _faults(self) -> list[str]:
+        """The devices that do not work now; an absent broker is no fault of the unit."""
+        return sorted(what for what, wrong in self._health.items() if wrong and not what.startswith("broker/"))
 
     def _housekeeping(self) -> None:
         if self._unsaved:
@@ -292,7 +310,7 @@ class Unit:
             "recording": any(s.state in _UP for s in self._shown.values()),
             "disk_free_mb": disk.f_bavail * disk.f_frsize // 1_000_000,
             "unsaved": len(self._unsaved),
-            "faults": sorted(f"{device}/{line}" for device, line in self._faults),
+            "faults": self._faults,
             **self.store.outbox_state(),
         }
 

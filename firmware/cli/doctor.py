@@ -21,9 +21,9 @@ from drivers.gpio import LineInputs
 from drivers.modem import Modem
 from drivers.signals import DeviceLost, DeviceReady, Signal
 from firmware import clock
-from firmware.app import STORE_FILE
+from firmware.app import HEALTH_FILE, STORE_FILE
 from firmware.cli.unit import settings_of
-from firmware.records.store import StoreError, read_table
+from firmware.records.store import StoreError, read_table, unit_runs
 from firmware.settings import BrokerSettings, Settings
 from hw.board import Board
 
@@ -57,9 +57,14 @@ def _examine(settings: Settings, board: Board) -> Iterator[Finding]:
     yield _disk(settings.unit.data_dir)
     yield _store(settings.unit.data_dir)
     yield _clock()
-    yield from _devices(settings, board)
-    for broker in settings.broker:
-        yield _broker(broker)
+    if unit_runs(settings.unit.data_dir / STORE_FILE):
+        yield Finding("unit", "good", "it is running; what its drivers last said:")
+        yield from _heard(settings.unit.data_dir / HEALTH_FILE)
+    else:
+        yield Finding("unit", "unknown", "it is not running; trying its devices:")
+        yield from _devices(settings, board)
+        for broker in settings.broker:
+            yield _broker(broker)
     if not settings.broker:
         yield Finding("broker", "unknown", "no [[broker]] is set: events stay on the unit until one is.")
 
@@ -109,6 +114,17 @@ def _clock() -> Finding:
     return Finding("clock", "wrong", "not set; connect the network, or fit a clock chip: times of calls may be wrong.")
 
 
+def _heard(path: Path) -> Iterator[Finding]:
+    """The running unit has its devices open, so only it can tell of them."""
+    try:
+        health: dict[str, str | None] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        yield Finding("devices", "unknown", f"{path} cannot be read; run doctor as the user tsuroku.")
+        return
+    for what, wrong in sorted(health.items()):
+        yield Finding(what, "wrong", wrong) if wrong else Finding(what, "good", "works.")
+
+
 class _Ear:
     """Hears what a driver says of its device, and waits for its first word."""
 
@@ -129,7 +145,7 @@ class _Ear:
 
 
 def _devices(settings: Settings, board: Board) -> Iterator[Finding]:
-    """Try every device with its own driver. A unit that is running has them open, and the drivers say so."""
+    """Try every device with its own driver."""
     recording = settings.recording
     for line in settings.line:
         pins = board.line[line.number - 1]

@@ -240,3 +240,15 @@ def read_table(path: Path, table: Literal["calls", "outbox"]) -> list[Mapping[st
     if not path.exists():
         raise StoreError(f"{path}: there is no store here yet; it is made when the unit first runs.")
     return list(TinyDB(storage=lambda: _Snapshot(path)).table(table))
+
+
+def unit_runs(path: Path) -> bool:
+    """Whether a unit has this store open."""
+    try:
+        with path.with_suffix(".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,0 +1,175 @@
+"""The command line as people and programs use it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from firmware.cli.main import main
+
+ROOT = Path(__file__).parent.parent
+SCENARIO = ROOT / "tests/scenarios/answered-number-display.txt"
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = tmp_path_factory.mktemp("cli") / "data"
+    assert main(["simulate", str(SCENARIO), "--data", str(data), "--json"]) == 0
+    return data
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    code = main(list(argv))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_simulate_tells_programs_all_of_a_call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "simulate", str(SCENARIO), "--data", str(tmp_path / "d"), "--json")
+    (call,) = (json.loads(line) for line in out.splitlines())
+    assert code == 0
+    assert (call["direction"], call["outcome"], call["number"], call["reason"]) == (
+        "incoming", "answered", "+81300001234", None,
+    )  # fmt: skip
+    assert call["scenario_s"]["answered"] == pytest.approx(8.5, abs=0.02)
+    assert Path(call["recording"]["path"]).stat().st_size == call["recording"]["size_bytes"]
+
+
+def test_a_shop_s_day_says_who_or_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    day = str(ROOT / "tests/scenarios/shop-day.txt")
+    _, out, _ = run(capsys, "simulate", day, "--data", str(tmp_path / "d"), "--json")
+    calls = [json.loads(line) for line in out.splitlines()]
+    assert len(calls) == 8
+    assert all((call["number"] is None) != (call["reason"] is None) for call in calls)
+    assert {call["reason"] for call in calls} == {None, "withheld", "unavailable", "payphone", "not_decoded"}
+
+
+def test_an_unmet_expectation_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = tmp_path / "wrong.txt"
+    wrong.write_text("title Wrong\n2.0 call from 03-0000-1234\n+9 give up\nexpect calls 7\n")
+    code, out, _ = run(capsys, "simulate", str(wrong), "--data", str(tmp_path / "d"))
+    assert code == 1
+    assert "expected 7 calls, the unit filed 1." in " ".join(out.split())
+
+
+def test_a_picture_of_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    svg = tmp_path / "t.svg"
+    run(capsys, "simulate", str(SCENARIO), "--data", str(tmp_path / "d"), "--svg", str(svg))
+    assert "0300001234" in svg.read_text()
+
+
+def test_calls_are_listed_shown_and_exported(played: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "calls", "list", "--data", str(played), "--json")
+    (call,) = (json.loads(line) for line in out.splitlines())
+    assert code == 0 and call["caller"]["number"] == "+81300001234"
+    assert run(capsys, "calls", "list", "--data", str(played), "--missed", "--json")[1] == ""
+    assert run(capsys, "calls", "list", "--data", str(played), "--number", "0000-12", "--json")[1] == out
+    assert run(capsys, "calls", "list", "--data", str(played), "--number", "99", "--json")[1] == ""
+    code, shown, _ = run(capsys, "calls", "show", call["call_id"][-6:], "--data", str(played))
+    assert code == 0 and call["recording"]["sha256"] in "".join(shown.split()) and "█" in shown
+    code, paths, _ = run(capsys, "calls", "export", call["call_id"], "--data", str(played), "--out", str(tmp_path))
+    record, sound = paths.split()
+    assert json.loads(Path(record).read_text()) == call
+    assert Path(sound).read_bytes() == (played / call["recording"]["path"]).read_bytes()
+
+
+def test_a_replay_gives_the_stored_calls(played: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (journal,) = (played / "journal").iterdir()
+    code, out, _ = run(capsys, "replay", str(journal))
+    assert code == 0
+    stored = json.loads(run(capsys, "calls", "list", "--data", str(played), "--json")[1])
+    assert json.loads(out) == stored
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["simulate", "none.txt"], "none.txt:0: cannot be read"),
+        (["simulate", str(SCENARIO), "--data", str(ROOT)], "is there already; give a new folder"),
+        (["calls", "list", "--data", "/nowhere"], "/nowhere/calls.json: there is no store here yet"),
+        (["calls", "list", "--settings", "/none.toml"], "/none.toml: cannot be read"),
+        (["replay", str(ROOT / "README.md")], "README.md:1: is not a journal line"),
+        (["replay", "/none"], "/none: cannot be read"),
+        (["settings", "check", "--settings", "/none.toml"], "/none.toml: cannot be read"),
+        (["run", "--settings", "/none.toml"], "/none.toml: cannot be read"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    argv: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, *argv)
+    assert (code, out) == (2, "")
+    assert sentence in err and len(err.splitlines()) == 1
+
+
+def test_a_call_that_is_not_there(played: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "calls", "show", "zzz", "--data", str(played))
+    assert code == 2 and "no call has an id that ends in 'zzz'" in err
+
+
+@pytest.mark.parametrize("cut", range(0, 3000, 171))
+def test_a_journal_cut_anywhere_replays_what_is_whole(
+    played: Path, tmp_path: Path, cut: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (journal,) = (played / "journal").iterdir()
+    copy = tmp_path / "j.jsonl"
+    copy.write_bytes(journal.read_bytes()[:cut])
+    code, _, err = run(capsys, "replay", str(copy))
+    assert code == 0 or (code == 2 and len(err.splitlines()) == 1)
+
+
+def settings_file(tmp_path: Path, **line: str) -> Path:
+    extra = "".join(f"{key} = {value!r}\n" for key, value in line.items())
+    path = tmp_path / "settings.toml"
+    path.write_text(
+        f'[unit]\nsite = "s"\nunit = "u"\ndata_dir = "{tmp_path}"\n[[line]]\nnumber = 1\ncodec = "no such codec"\n{extra}'
+        '[[broker]]\nhost = "127.0.0.1"\nport = 1\ntls = false\n'
+    )
+    return path
+
+
+def test_settings_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = settings_file(tmp_path)
+    assert run(capsys, "settings", "check", "--settings", str(path))[:2] == (
+        0, f"{path}: in order; 1 line on board line-tap-1.\n",
+    )  # fmt: skip
+    path.write_text(path.read_text() + "[[line]]\nnumber = 2\ncodec = 'x'\n")
+    assert (
+        "2 lines are set, the board line-tap-1 has 1." in run(capsys, "settings", "check", "--settings", str(path))[2]
+    )
+
+
+@pytest.mark.realtime
+def test_doctor_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path) -> None:
+    """In a process of its own: PortAudio and the GPIO chip of this machine are opened."""
+    path = settings_file(tmp_path, modem="/dev/none")
+    done = subprocess.run(
+        [sys.executable, "-m", "firmware", "doctor", "--settings", str(path), "--json"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+        check=False,
+    )
+    found = {finding["what"]: finding for finding in map(json.loads, done.stdout.splitlines())}
+    assert done.returncode == 1
+    assert found["disk"]["state"] in ("good", "wrong")
+    assert found["store"]["says"] == "no call has been filed yet."
+    for what in ("codec/1", "modem/1", "broker"):
+        assert found[what]["state"] == "wrong", what
+    assert "no such codec" in found["codec/1"]["says"]
+    assert "/dev/none" in found["modem/1"]["says"]
+    assert "127.0.0.1:1 does not answer" in found["broker"]["says"]
+
+
+def test_help_loads_no_audio_stack() -> None:
+    code = (
+        "import sys\nfrom firmware.cli.main import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "assert not {'pyaudio', 'soundfile', 'numpy', 'gpiozero', 'serial', 'paho', 'tinydb', 'rich'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)

@@ -1,0 +1,78 @@
+"""Settings: each mistake is one sentence that names file, section, key and how to mend it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drivers.modem import MODELS
+from firmware.settings import LineSettings, SettingsError, load, parse
+
+GOOD = """
+[unit]
+site = "shop"
+unit = "unit-1"
+data_dir = "/var/lib/tsuroku"
+[[line]]
+number = 1
+codec = "linetap"
+"""
+
+
+def test_a_short_file_is_enough() -> None:
+    settings = parse(GOOD, "s.toml")
+    assert settings.line[0].off_hook_ms == 100
+    assert settings.broker == ()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ("[unit", "s.toml: is not TOML: "),
+        ("", "s.toml: top level lacks the key 'unit'; add it (see the commented example)."),
+        (GOOD + "of_hook_ms = 5\n", "s.toml: [[line]] has no key 'of_hook_ms'; did you mean 'off_hook_ms'?"),
+        (GOOD + "[recordin]\n", "s.toml: top level has no key 'recordin'; did you mean 'recording'?"),
+        (GOOD + "off_hook_ms = 5\n", "s.toml: [[line]] off_hook_ms = 5 is out of range; allowed is 20 to 1000."),
+        (GOOD + "off_hook_ms = true\n", "s.toml: [[line]] off_hook_ms = True must be a whole number."),
+        (GOOD + 'modem = ""\n', "s.toml: [[line]] modem = '' is empty; fill it in or leave the key out."),
+        (GOOD + 'country = "fr"\n', "s.toml: [[line]] country = 'fr' is not one of: 'jp', 'us', 'uk', 'etsi'."),
+        (GOOD.replace("/var", "var"), "data_dir = 'var/lib/tsuroku' must be an absolute path in quotes."),
+        (GOOD.replace("unit-1", "090 0000"), "[unit] unit = '090 0000' cannot stand in a topic; use 1 to 32 of a-z"),
+        (GOOD.replace("[[line]]", "[line]"), "s.toml: [line] must be written as [[line]], once for each."),
+        (GOOD.replace("number = 1", "number = 2"), "lines must be numbered 1, 2, ... in order, found [2]."),
+        (GOOD + "hang_up_ms = 300\n", "off_hook_ms < flash_min_ms < hang_up_ms must hold, found 100, 300, 300."),
+        (GOOD + "[recording]\nring_s = 20\npre_roll_s = 19\n", "ring_s = 20.0 is too short; give it pre_roll_s + 15"),
+        (GOOD + "[recording]\nrate_hz = 44100\n", "rate_hz = 44100: use 8000, 16000 or 32000."),
+        (GOOD + '[[broker]]\nhost = "b.example"\ntls = false\n', "tls = false is allowed for this machine itself only"),
+        (GOOD + '[[broker]]\nhost = "b"\ncert_file = "/c"\n', "cert_file and key_file must be given together."),
+        (GOOD + '[[broker]]\nhost = "a"\n[[broker]]\nhost = "b"\n', "this version publishes to one broker"),
+    ],
+)
+def test_a_mistake_is_one_sentence(wrong: str, sentence: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        parse(wrong, "s.toml")
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value).rstrip()
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load(tmp_path / "none.toml")
+    (tmp_path / "latin.toml").write_bytes(b"\xe9")
+    with pytest.raises(SettingsError, match="is not UTF-8 text at byte 0"):
+        load(tmp_path / "latin.toml")
+
+
+def test_the_models_of_the_settings_are_the_driver_s() -> None:
+    assert str(LineSettings.__annotations__["modem_model"]) == f"Literal[{', '.join(repr(m) for m in ['auto', *MODELS])}]".replace("'", '"')  # noqa: E501  # fmt: skip
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_settings_or_one_sentence(text: str) -> None:
+    try:
+        parse(GOOD + text, "s.toml")
+    except SettingsError as error:
+        assert str(error).startswith("s.toml: ")
