@@ -70,7 +70,7 @@ def test_calls_are_listed_shown_and_exported(played: Path, tmp_path: Path, capsy
     assert run(capsys, "calls", "list", "--data", str(played), "--number", "0000-12", "--json")[1] == out
     assert run(capsys, "calls", "list", "--data", str(played), "--number", "99", "--json")[1] == ""
     code, shown, _ = run(capsys, "calls", "show", call["call_id"][-6:], "--data", str(played))
-    assert code == 0 and call["recording"]["sha256"] in "".join(shown.split()) and "█" in shown
+    assert code == 0 and call["recording"]["sha256"] in "".join(shown.split()) and "▇" in shown
     code, paths, _ = run(capsys, "calls", "export", call["call_id"], "--data", str(played), "--out", str(tmp_path))
     record, sound = paths.split()
     assert json.loads(Path(record).read_text()) == call
@@ -126,7 +126,8 @@ def settings_file(tmp_path: Path, **line: str) -> Path:
     extra = "".join(f"{key} = {value!r}\n" for key, value in line.items())
     path = tmp_path / "settings.toml"
     path.write_text(
-        f'[unit]\nsite = "s"\nunit = "u"\ndata_dir = "{tmp_path}"\n[[line]]\nnumber = 1\ncodec = "no such codec"\n{extra}'
+        f'[unit]\nsite = "s"\nunit = "u"\ndata_dir = "{tmp_path}"\n[[line]]\nnumber = 1\ncodec = "no such codec"\n'
+        f"{extra}"
         '[[broker]]\nhost = "127.0.0.1"\nport = 1\ntls = false\n'
     )
     return path
@@ -170,6 +171,7 @@ def test_help_loads_no_audio_stack() -> None:
     code = (
         "import sys\nfrom firmware.cli.main import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"
-        "assert not {'pyaudio', 'soundfile', 'numpy', 'gpiozero', 'serial', 'paho', 'tinydb', 'rich'} & set(sys.modules)"
+        "heavy = {'pyaudio', 'soundfile', 'numpy', 'gpiozero', 'serial', 'paho', 'tinydb', 'rich'}\n"
+        "assert not heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)

@@ -59,5 +59,5 @@ def test_a_scenario_that_is_not_met_says_so(tmp_path: Path) -> None:
     assert [sentence.split(": ", 1)[1] for sentence in wrong] == [
         "expected 2 calls, the unit filed 1.",
         "call 1: expected rings=7, found 2.",
-        "call 1: expected number=0, found 0300001234.",
+        "call 1: expected number=0, found none.",
     ]

@@ -70,14 +70,14 @@ def list_(args: argparse.Namespace) -> int:
 
 def print_calls(calls: Sequence[Mapping[str, Any]], console: Console) -> None:
     table = Table(box=None, pad_edge=False)
-    for heading in ("began", "line", "", "who", "outcome", "length", "rings", "recording", "id"):
-        right = heading in ("length", "rings", "recording")
+    for heading in ("began", "line", "", "who", "outcome", "length", "rings", "recorded", "id"):
+        right = heading in ("length", "rings", "recorded")
         table.add_column(heading, no_wrap=True, justify="right" if right else "left")
     for call in calls:
         recording = call["recording"]
         seconds = call["duration_s"]
         table.add_row(
-            time_text(call["opened"]),
+            time_text(call["opened"])[5:],
             str(call["line"]),
             {"incoming": "in", "outgoing": "out"}.get(call["direction"], "?"),
             caller_text(call),
@@ -85,7 +85,7 @@ def print_calls(calls: Sequence[Mapping[str, Any]], console: Console) -> None:
             "" if seconds is None else f"{seconds:.1f} s",
             str(call["rings"] or ""),
             f"{recording['duration_s']:.1f} s" if recording else "",
-            str(call["call_id"])[-12:],
+            str(call["call_id"])[-8:],
         )
     console.print(table)
 

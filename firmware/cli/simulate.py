@@ -35,7 +35,7 @@ def simulate(args: argparse.Namespace) -> int:
         raise InputError(f"{data}: is there already; give a new folder with --data.")
     shown, data = data, data.resolve()
     logging.basicConfig(level=logging.ERROR)
-    console = Console(stderr=args.json, highlight=False, record=args.svg is not None)
+    console = Console(stderr=args.json, highlight=False, record=args.svg is not None, width=110 if args.svg else None)
     ended = True
     if args.live:
         base_ns, tolerance_s, ended = _live(scenario, data, console)
