@@ -112,7 +112,7 @@ class Unit:
     # -- starting and stopping
 
     def recover(self) -> None:
-        """File what the last run left open: repair its recordings, and call it interrupted."""
+        """File what is open although nothing goes on: repair its recordings, and call it interrupted."""
         data = self.settings.unit.data_dir
         for call in self.store.left_open():
             ready, repaired, reason = None, False, "the unit stopped before any sound of it was on the disk"
@@ -155,12 +155,13 @@ class Unit:
         self.engine.run()
 
     def close(self) -> None:
-        """Stop the drivers, close the open recording and call as they are, flush the store, say offline."""
+        """Stop the drivers, close the open recording, file its call as interrupted, flush the store, say offline."""
         for driver in self._drivers:
             driver.close()
-        for lane in self.lanes.values():
-            lane.close()
+        for recorder in (self.lanes or self.recorders).values():
+            recorder.close()
         self.engine.drain()
+        self.recover()
         for publisher in self.publishers:
             publisher.close()
         try:

@@ -141,8 +141,6 @@ class _Stepper:
         if not self._dark:
             self._pass_time()
             self.unit.close()
-            for recorder in self.unit.recorders.values():
-                recorder.close()
 
     def _changing(self, change: Change) -> Callable[[], None]:
         return lambda: self._change(change)
@@ -212,8 +210,6 @@ class _Stepper:
         data = self._settings.unit.data_dir
         left = data.with_name(data.name + ".cut")
         shutil.copytree(data, left)
-        for recorder in self.unit.recorders.values():
-            recorder.close()
         self.unit.close()
         shutil.rmtree(data)
         left.rename(data)
