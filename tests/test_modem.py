@@ -16,6 +16,7 @@ import serial
 
 from drivers import modem as driver
 from drivers.modem import Modem
+from drivers.modem_text import ModemText
 from drivers.signals import CallerIdReceived, DeviceLost, DeviceReady, ModemRing, Signal
 from drivers.virtual.modem import Dialect, VirtualModem
 
@@ -341,3 +342,27 @@ def test_close_before_start_and_while_waiting(plugged: Plugged, posted: Posted) 
     modem.close()
     assert time.monotonic() - started < PATIENCE_S / 4
     assert all(thread.name != "modem-1" for thread in threading.enumerate())
+
+
+def test_a_flood_on_the_port_is_logged_once_and_calls_after_it_are_heard(
+    run: Run, plugged: Plugged, posted: Posted, caplog: pytest.LogCaptureFixture
+) -> None:
+    modem = plugged()
+    run(modem.port)
+    posted.ready()
+    modem.write_raw(b"MESG = 0000\r\n" * 2_000)
+    modem.ring()
+    modem.caller_id("0300001234", "allowed", None, "11231200")
+    posted.wait(lambda _: [caller.number for caller in posted.callers()] == [None, "0300001234"])
+    assert sum("modem_flood" in record.message for record in caplog.records) == 1
+
+
+def test_a_bug_in_the_driver_is_reported_before_its_thread_ends(
+    run: Run, plugged: Plugged, posted: Posted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> list[Signal]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ModemText, "feed", broken)  # no input can cause it
+    run(plugged().port)
+    posted.lost("by a fault of its own")
