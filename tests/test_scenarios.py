@@ -53,7 +53,8 @@ def the_journals_give_the_same_calls(data: Path) -> None:
 
 
 def test_a_scenario_that_is_not_met_says_so(tmp_path: Path) -> None:
-    text = "title Wrong\n1.0 call from 03-0000-1234\n5.0 lift\n9.0 hang up\nexpect calls 2\nexpect call 1 rings=7 number=0\n"
+    text = "title Wrong\n1.0 call from 03-0000-1234\n5.0 lift\n9.0 hang up\n"
+    text += "expect calls 2\nexpect call 1 rings=7 number=0\n"
     stepped(story.parse(text, tmp_path / "wrong.txt"), tmp_path / "data")
     wrong = check(story.parse(text, tmp_path / "wrong.txt"), tmp_path / "data")
     assert [sentence.split(": ", 1)[1] for sentence in wrong] == [

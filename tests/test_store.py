@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,8 @@ from firmware.records.store import CallStore, StoreError, read_table
 
 def call(number: int, **changes: object) -> Call:
     read = ClockRead(mono_ns=0, wall_ns=0, state="ntp")
-    fields: dict[str, object] = {
-        "call_id": f"id-{number}", "line": 1, "direction": "incoming", "boot_id": "b", "clock": read, "opened_ns": number,
-    }  # fmt: skip
-    return Call(**fields | changes)  # type: ignore[arg-type]
+    made = Call(call_id=f"id-{number}", line=1, direction="incoming", boot_id="b", clock=read, opened_ns=number)
+    return replace(made, **changes)  # type: ignore[arg-type]
 
 
 def told(number: int) -> CallEvent:
@@ -135,6 +134,7 @@ def test_what_a_crash_left_open_is_found(tmp_path: Path) -> None:
 
 CHILD = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from tests.test_store import call, told
 from firmware.records.store import CallStore
