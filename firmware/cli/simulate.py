@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from drivers.virtual import scenario as story
 from drivers.virtual.broker import BrokerUnavailable
@@ -154,5 +155,6 @@ class _Subscriber:
         self._console.print(event_text(body), soft_wrap=True)
         if body["type"] == "recording.ready":
             path = self._data / body["data"]["recording"]["path"]
-            self._console.print("                  " + waveform(path, min(self._console.width - 20, 90)), style="cyan")
+            wave = Text(waveform(path, min(self._console.width - 20, 90)), style="cyan")
+            self._console.print(Text.assemble(" " * 18, wave), soft_wrap=True)
         sys.stdout.flush()
