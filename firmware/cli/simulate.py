@@ -120,7 +120,7 @@ def _live(scenario: story.Scenario, data: Path, console: Console) -> tuple[int, 
                     live.play()
                     ended = True
                 if not ended:
-                    console.print("\nEnding: the call that is going on is closed and kept.", style="dim")
+                    console.print("\nEnding; a call that goes on is closed and kept.", style="dim")
     except (SoundError, BrokerUnavailable, ValueError) as error:
         raise InputError(str(error)) from error
     return live.base_ns, _TOLERANCE_S, ended
