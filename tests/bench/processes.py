@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Self
 
 from drivers.virtual import speech
 from drivers.virtual.sound import RATE_HZ, VirtualSound
@@ -37,7 +37,8 @@ class Wire:
     def speak(self, length_s: float) -> None:
         """Let people speak for so long."""
         voices = b"".join(
-            (speech.read(path)[0][:, 0] * 32767).astype("<i2").tobytes() for path in sorted(speech.VOICES.glob("*.flac"))
+            (speech.read(path)[0][:, 0] * 32767).astype("<i2").tobytes()
+            for path in sorted(speech.VOICES.glob("*.flac"))
         )
         wanted = round(length_s * RATE_HZ) * 2
         path = self._directory / "speech.s16le"
@@ -51,7 +52,7 @@ class Measured:
     def __init__(self, *processes: subprocess.Popen[str]) -> None:
         self.processes = processes
 
-    def __enter__(self) -> Measured:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
