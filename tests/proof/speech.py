@@ -186,7 +186,8 @@ def prove(report: Report) -> None:
 
 
 def _for_live(sounds: Sequence[Saying]) -> list[Saying]:
-    return [next((sound for sound in sounds if sound.sound.parent.name == "speech_ja"), sounds[0])]
+    """One long sound where there is one, else all: a few words are too few to count errors in."""
+    return [sound for sound in sounds if sound.sound.parent.name == "speech_ja"][:1] or list(sounds)
 
 
 def _task(how: str, saying: Saying, recording: tuple[Path, int] | None = None) -> dict[str, Any]:
