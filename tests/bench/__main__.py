@@ -15,6 +15,8 @@ import rich.table
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from drivers.virtual.broker import BrokerUnavailable
+from drivers.virtual.sound import SoundError
 from tests.bench import cpu, lift, memory, stepped
 from tests.bench.report import Table
 
@@ -25,7 +27,9 @@ _RESULTS = Path(__file__).parent / "results"
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("bench", nargs="*", help=f"of {', '.join(_BENCHES)}; default: all")
-    parser.add_argument("--quick", action="store_true", help="in two minutes instead of forty; no result is written")
+    parser.add_argument(
+        "--quick", action="store_true", help="two minutes instead of half an hour; no result is written"
+    )
     parser.add_argument("--json", action="store_true", help="figures as JSON on standard output")
     args = parser.parse_args()
     unknown = [name for name in args.bench if name not in _BENCHES]
@@ -86,4 +90,9 @@ def _machine() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (SoundError, BrokerUnavailable) as error:
+        sys.exit(str(error))

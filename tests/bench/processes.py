@@ -135,7 +135,7 @@ class UnitProcess(Measured):
 def minimal(wire: Wire, path: Path, buffer_frames: int, errors: IO[str] | int = subprocess.DEVNULL) -> Measured:
     """The minimal script on PyAudio and soundfile."""
     script = Path(__file__).with_name("minimal_recorder.py")
-    command = [sys.executable, str(script), wire.sound.device, str(path), str(buffer_frames)]
+    command = [sys.executable, str(script), wire.sound.device, "100000", str(path), str(buffer_frames)]
     return Measured(subprocess.Popen(command, env=wire.environment(), stderr=errors, text=True))
 
 
