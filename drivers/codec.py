@@ -124,6 +124,7 @@ class Codec:
         self._broken = False  # the next block is the first of a new stream
         self._untaken_frames = 0
         self._faults = 0
+        self._lost_reason: str | None = None
         self._arrival_ns: int | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name=f"codec-{line}", daemon=True)
@@ -135,35 +136,21 @@ class Codec:
     def close(self) -> None:
         """Stop capturing. No block is taken after this returned."""
         self._closing.set()
-        self._thread.join()
+        self._thread.join(timeout=5)  # a sound server that hangs can hold PortAudio for ever
 
     def _supervise(self) -> None:
         failures = 0
-        told: str | None = None
         while not self._closing.is_set():
             self._arrival_ns = None
             try:
-                reason = self._capture()
-            except Exception as error:  # noqa: BLE001  the thread's outermost edge: nothing may end the supervision
-                reason = f"{self._named()} could not be used ({error}); see whether another program has it open."
-            if self._closing.is_set():
-                break
-            if self._arrival_ns is not None:
-                failures, told = 0, None
-            if told is None:
-                self._post(DeviceLost(at_ns=time.monotonic_ns(), device="codec", line=self._line, reason=reason))
-            _log.log(
-                logging.DEBUG if reason == told else logging.WARNING,
-                "codec=lost line=%d reason=%r",
-                self._line,
-                reason,
-            )
-            told = reason
+                self._capture()
+            except Exception as error:  # noqa: BLE001  the thread's outermost edge: supervision must go on
+                self._lose(f"{self._named()} could not be used ({_text(error)}); plug it in again.")
+            failures = failures + 1 if self._arrival_ns is None else 0
             self._closing.wait(_BACK_OFF_S[min(failures, len(_BACK_OFF_S) - 1)])
-            failures += 1
 
-    def _capture(self) -> str:
-        """Capture until the device fails or close() is called. Returns the reason in one sentence."""
+    def _capture(self) -> None:
+        """Capture until the device fails, which is told, or close() is called."""
         with _portaudio:
             _prepare_libraries()
             audio = pyaudio.PyAudio()
@@ -171,7 +158,10 @@ class Codec:
             index, names = self._find(audio)
             if index is None:
                 found = ", ".join(names.values()) or "none at all"
-                return f"{self._named()} was not found; plug it in, or set codec to a name that exists here: {found}."
+                self._lose(
+                    f"{self._named()} was not found; plug it in, or set codec to a name that exists here: {found}."
+                )
+                return
             with _portaudio:
                 try:
                     stream = audio.open(
@@ -185,14 +175,15 @@ class Codec:
                         start=False,
                     )
                 except (OSError, ValueError) as error:
-                    return (
+                    self._lose(
                         f"{self._named()} cannot be opened at {self._rate_hz} Hz ({_text(error)}); "
                         "plug it in again, or see whether another program has it open."
                     )
+                    return
             self._broken = True
             try:
                 stream.start_stream()
-                return self._watch(stream, names[index])
+                self._watch(stream, names[index])
             finally:
                 with _portaudio:
                     stream.close()
@@ -211,27 +202,39 @@ class Codec:
         exact = [index for index in fitting if names[index] == self._device]
         return next(iter(exact + fitting), None), names
 
-    def _watch(self, stream: pyaudio.Stream, name: str) -> str:
+    def _watch(self, stream: pyaudio.Stream, name: str) -> None:
         opened_ns = time.monotonic_ns()
-        faults = self._faults
         while self._arrival_ns is None:
             if self._closing.wait(0.05):
-                return ""
+                return
             if not stream.is_active() or time.monotonic_ns() - opened_ns > _FIRST_CALLBACK_S * 1e9:
-                return f"{self._named()} was opened but gives no sound; unplug it, wait a moment and plug it in again."
+                self._lose(f"{self._named()} was opened but gives no sound; pull it out and plug it in again.")
+                return
+        self._lost_reason = None
         detail = f"{name}, {self._rate_hz} Hz"
         self._post(DeviceReady(at_ns=self._arrival_ns, device="codec", line=self._line, detail=detail))
         _log.info("codec=ready line=%d device=%r rate_hz=%d", self._line, name, self._rate_hz)
+        faults = self._faults
         while not self._closing.wait(0.5):
             if self._faults != faults:
                 faults = self._faults
                 _log.error("codec=blocks_not_taken line=%d count=%d", self._line, faults)
             if not stream.is_active() or time.monotonic_ns() - self._arrival_ns > _STALL_S * 1e9:
-                return f"{self._named()} stopped giving sound; see that it is plugged in and its cable is whole."
-        return ""
+                self._lose(f"{self._named()} stopped giving sound; see that it is plugged in and its cable is whole.")
+                return
+
+    def _lose(self, reason: str) -> None:
+        """Told before the stream is closed, which can take long. Posted once until the device is ready again."""
+        if self._lost_reason is None:
+            self._post(DeviceLost(at_ns=time.monotonic_ns(), device="codec", line=self._line, reason=reason))
+        level = logging.DEBUG if reason == self._lost_reason else logging.WARNING
+        _log.log(level, "codec=lost line=%d reason=%r", self._line, reason)
+        self._lost_reason = reason
 
     def _captured(self, pcm: bytes, frames: int, _timing: object, flags: int) -> tuple[None, int]:
         # PortAudio's thread: copy and queue, nothing else.
+        if self._closing.is_set():
+            return None, pyaudio.paComplete
         arrival_ns = time.monotonic_ns()
         broken = self._broken or bool(flags & pyaudio.paInputOverflow)
         try:

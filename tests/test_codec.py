@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import queue
 import random
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -228,6 +230,17 @@ def test_time_away_is_counted_when_the_device_comes_back(wire: VirtualSound, tmp
     loud = np.flatnonzero(timeline(blocks) > 10000)
     apart_ms = (loud[loud > loud[0] + RATE_HZ // 2][0] - loud[0]) / 8
     assert apart_ms == pytest.approx((second_ns - first_ns) / 1e6, abs=50)
+
+
+@pytest.mark.realtime
+def test_a_sound_server_that_hangs_is_a_device_lost(wire: VirtualSound, tmp_path: Path) -> None:
+    daemon = int((tmp_path / "pulse" / "pid").read_text())
+    with Listening(wire.device) as listening:
+        assert isinstance(listening.signal(), DeviceReady)
+        os.kill(daemon, signal.SIGSTOP)
+        assert isinstance(listening.signal(), DeviceLost)
+        os.kill(daemon, signal.SIGCONT)
+        assert isinstance(listening.signal(), DeviceReady)
 
 
 @pytest.mark.realtime
