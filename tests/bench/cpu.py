@@ -90,7 +90,8 @@ def _table(spent: dict[tuple[str, int], list[float]], buffers: tuple[int, ...], 
             f"{stretch_s:g} s, {rounds} round{'s' * (rounds > 1)}, medians, scaled to an hour. All of one buffer size "
             "run at the same time, each on a simulated line of its own: on one line the smallest buffer would set the "
             "pace for all. The sound server's own time is left out. "
-            f"Aim: the unit at most {_AIM} times the minimal script (PyAudio's callback, a queue, soundfile) at {_IN_USE} frames."
+            "The minimal script: PyAudio's callback, a queue, soundfile. "
+            f"Aim: the unit at most {_AIM} times that at {_IN_USE} frames."
         ),
         columns=("recorder", "buffer in frames", "CPU s an hour", "of all rounds", "times the minimal script"),
         rows=tuple(rows),
