@@ -1,4 +1,4 @@
-"""kill -9 at random moments of calls: every second that was heard is kept, and no call or event is lost."""
+"""kill -9 at random moments of calls: what was heard is kept to within a second, no call or event is lost."""
 
 from __future__ import annotations
 
