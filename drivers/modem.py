@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 ANSWER_S = 3.0  # a modem answers a command within this, or it is mute
 PROBE_S = 180.0  # after so long without a byte it is asked whether it still reports caller ID
-RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+RETRY_S = (1.0, 2.0)
 _POLL_S = 0.1  # longest wait in a read: how late a block's quiet end or close() may be noticed
 
 _COUNTRY = {"jp": ("AT+GCI=00",), "us": ("AT+GCI=B5",), "uk": ("AT+GCI=B4",), "etsi": ()}

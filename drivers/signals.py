@@ -9,9 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Presentation = Literal[
-    "allowed", "withheld", "unavailable", "payphone", "service_conflict", "not_received", "corrupt"
-]
+Presentation = Literal["allowed", "withheld", "unavailable", "payphone", "service_conflict", "not_received", "corrupt"]
 Device = Literal["gpio", "modem", "codec"]
 
 

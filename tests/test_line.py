@@ -367,18 +367,51 @@ def test_a_late_ring_report_invents_no_call() -> None:
     assert len(bench.calls) == 1
 
 
-def test_a_number_that_comes_just_after_the_end_belongs_to_that_call() -> None:
+def test_a_number_just_after_the_end_is_the_next_caller_s() -> None:
     bench = Bench()
     bench.ring(1000)
-    bench.loop(1500, True)
-    bench.loop(4000, False)
-    bench.to(5400)
-    bench.modem(5500)
+    bench.modem(1600)
+    bench.loop(2500, True)
+    bench.loop(10_000, False)
+    bench.to(11_600)
+    bench.modem(11_700, "0300005678")
+    bench.ring(12_600)
+    bench.loop(13_800, True)
+    bench.loop(20_000, False)
+    bench.to(60_000)
+    assert [(call.outcome, call.caller.raw) for call in bench.calls] == [
+        ("answered", "0300001234"),
+        ("answered", "0300005678"),
+    ]
+
+
+@pytest.mark.parametrize("what", ["hang_up", "line_cut"])
+def test_a_reversal_at_the_release_is_no_answer(what: str) -> None:
+    bench = Bench()
+    bench.loop(1000, True)
+    if what == "hang_up":
+        bench.loop(9000, False)
+    else:
+        bench.give(LinePresentEdge(at_ns=9000 * MS, line=1, present=False))
+    bench.give(PolarityEdge(at_ns=9050 * MS, line=1, reversed=True))
     bench.to(60_000)
     (call,) = bench.calls
-    assert call.caller.raw == "0300001234"
-    assert call.recording is not None
-    assert bench.events[-1] == "call.caller_id"
+    assert (call.outcome, call.answered_ns, call.duration_s) == ("outgoing_unknown", None, 8.0)
+
+
+def test_a_failed_handshake_recording_does_not_hide_the_answer_s() -> None:
+    bench = Bench(number_display=True)
+    bench.start_signal(1000)
+    bench.loop(2700, True)
+    bench.to(3000)
+    bench.give(RecordingFailed(at_ns=3000 * MS, line=1, call_id=bench.starts[0].call_id, reason="card busy"))
+    bench.loop(4300, False)
+    bench.ring(5800)
+    bench.loop(7000, True)
+    bench.loop(20_000, False)
+    bench.to(60_000)
+    (call,) = bench.calls
+    assert call.recording is not None and call.no_recording is None
 
 
 def test_caller_id_in_a_call_is_call_waiting() -> None:
@@ -513,6 +546,7 @@ def check_sequence(steps: list[tuple[int, typing.Any]], number_display: bool) ->
         assert end <= begin, "two calls on one line at a time"
     for call in calls:
         assert call.ended_ns is not None and call.ended_ns >= call.opened_ns
+        assert call.answered_ns is None or call.opened_ns <= call.answered_ns <= call.ended_ns
         assert len(call.marks) <= 200 and len(call.bursts) <= 200 and len(call.modem_raw) <= 8
     shown = [c.state for c in bench.commands if isinstance(c, ShowLine)]
     assert all(a is not b for a, b in itertools.pairwise(shown))

@@ -114,6 +114,11 @@ class Hook:
         self._crossing_ns: int | None = None
         self._crossings = 0
 
+    @property
+    def broken(self) -> bool:
+        """Off-hook, and the loop is open for the moment: a pulse, a flash or a hang-up."""
+        return self._broken_ns is not None
+
     def edge(self, edge: LoopEdge | RingEdge | LinePresentEdge) -> list[HookFact]:
         match edge:
             case LoopEdge():

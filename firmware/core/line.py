@@ -42,8 +42,10 @@ from firmware.core.hook import (
 _MS = 1_000_000
 # NTT's start signal rings 0.5 s on, 0.5 s off; an ordinary burst lasts 1 s (+-20 %).
 _START_SIGNAL_NS = 750 * _MS
-# A modem's report may come this late: its block ends by quiet, its RING after the burst.
-_LATE_REPORT_NS = 3000 * _MS
+# A modem says RING when the burst is over, and some take their time.
+_LATE_RING_NS = 3000 * _MS
+# A block that a modem reports this soon after the lift was sent before it.
+_LATE_ID_NS = 3000 * _MS
 # Polarity turns at the seizure too; an answer cannot come this soon after the lift.
 _SOONEST_ANSWER_NS = 1000 * _MS
 _MOST_MARKS = 200  # evidence is bounded: a chattering contact must not grow a record without end
@@ -152,7 +154,7 @@ class Line:
         self._timers: dict[Literal["ringing_over", "handshake_over"], int] = {}
         self._out: list[Command] = []
         self._call: Call | None = None
-        self._last: Call | None = None  # the call that ended last, for what a modem reports late
+        self._ended_ns = -_LATE_RING_NS  # when the last call ended
         self._unfiled: dict[str, Call] = {}  # ended, their recordings not yet reported
         self._burst_ns: int | None = None
         self._handshaken = False
@@ -257,7 +259,9 @@ class Line:
         """End a call that was up. ended_ns: where the loop broke; known_ns: now, the end of the recording."""
         call = self._the_call()
         lifted_ns = self._loop_closed_ns
-        ended_ns = max(ended_ns, lifted_ns)
+        ended_ns = max(ended_ns, lifted_ns, call.opened_ns)
+        if call.answered_ns and call.answered_ns > ended_ns and call.direction == "outgoing":
+            call = replace(call, answered_ns=None, answer_evidence=None)  # the reversal was the release's
         outcome: Outcome
         if ended_ns - lifted_ns < self.config.shortest_call_ms * _MS and call.direction is not None:
             outcome = "too_short"
@@ -276,7 +280,7 @@ class Line:
         if keep and not failed:
             self._unfiled[call.call_id] = call
         self._save(call, event("call.ended", call, ended_ns))
-        self._call, self._last = None, call
+        self._call, self._ended_ns = None, ended_ns
 
     def _miss(self, ended_ns: int, reason: Literal["caller_gave_up", "line_cut"]) -> None:
         call = replace(
@@ -288,7 +292,7 @@ class Line:
         )
         self._timers.pop("ringing_over", None)
         self._save(call, event("call.missed", call, ended_ns))
-        self._call, self._last = None, call
+        self._call, self._ended_ns = None, call.ended_ns or ended_ns
 
     # -- filing what came late
 
@@ -307,8 +311,6 @@ class Line:
             said = event("recording.ready", call, fact.at_ns)
         if going_on:
             self._call = call
-        elif self._last and self._last.call_id == call.call_id:
-            self._last = call
         self._save(call, said)
 
     def _left_open(self, fact: CallLeftOpen) -> None:
@@ -401,8 +403,10 @@ def _answered(line: Line, at_ns: int) -> State:
         call = line._the_call()
         line._call = replace(call, rings=call.rings + 1, bursts=(*call.bursts, (line._burst_ns, at_ns)))
         line._burst_ns = None
-    line._call = replace(line._the_call(), answered_ns=at_ns, answer_evidence="loop")
-    line._save(line._call, event("call.answered", line._call, at_ns))
+    call = line._the_call()
+    # A modem can tell of the ring within the 100 ms that a lift takes to be one.
+    line._call = call = replace(call, answered_ns=max(at_ns, call.opened_ns), answer_evidence="loop")
+    line._save(call, event("call.answered", call, at_ns))
     return State.IN_CALL
 
 
@@ -429,6 +433,7 @@ def _handshake_done(line: Line, fact: OnHook) -> State:
     line._mark(Mark(kind="handshake", at_ns=line._loop_closed_ns, until_ns=fact.at_ns))
     line._stop(fact.known_ns, keep=False)
     line._quiet_ns, line._handshaken, line._burst_ns = fact.at_ns, True, None
+    line._call = replace(line._the_call(), no_recording="not_ended")  # whatever became of the handshake's
     line._timers["ringing_over"] = fact.at_ns + line.config.ring_over_ms * _MS
     return State.RINGING
 
@@ -454,8 +459,8 @@ def _lift_to_dial(line: Line, fact: OffHook) -> State:
 
 def _far_end_answers(line: Line, fact: PolarityEdge) -> State:
     line._mark(Mark(kind="polarity", at_ns=fact.at_ns))
-    if fact.at_ns - line._loop_closed_ns < _SOONEST_ANSWER_NS:
-        return State.DIALLING
+    if fact.at_ns - line._loop_closed_ns < _SOONEST_ANSWER_NS or line._hook.broken:
+        return State.DIALLING  # of the seizure, or of a release that is under way
     line._call = replace(line._the_call(), answered_ns=fact.at_ns, answer_evidence="polarity")
     line._save(line._call, event("call.answered", line._call, fact.at_ns))
     return State.IN_CALL
@@ -517,20 +522,9 @@ def _caller(line: Line, fact: CallerIdReceived) -> State:
 
 
 def _caller_before_ring(line: Line, fact: CallerIdReceived) -> State:
-    """No ring yet: the block of a call that is about to ring, or a late one of the call that just ended."""
-    last = line._last
-    if last and last.direction == "incoming" and fact.at_ns - (last.ended_ns or 0) < _LATE_REPORT_NS:
-        if last.caller.presentation == "not_received":
-            last = replace(
-                last,
-                caller=caller_of(fact, line.config.country),
-                modem_raw=(*last.modem_raw, fact.raw),
-            )
-            line._last = last
-            if last.call_id in line._unfiled:
-                line._unfiled[last.call_id] = last
-            line._save(last, event("call.caller_id", last, fact.at_ns, correction=True))
-        return State.IDLE
+    """No ring yet: the block of a call that is about to ring. A frame is sent to an idle line only, so it cannot be
+    the late report of a call that was up.
+    """
     line._call = call = line._open(fact.at_ns, "incoming")
     line._save(call, event("call.ringing", call, fact.at_ns))
     line._timers["ringing_over"] = fact.at_ns + line.config.ring_over_ms * _MS
@@ -541,7 +535,7 @@ def _caller_before_ring(line: Line, fact: CallerIdReceived) -> State:
 def _caller_in_call(line: Line, fact: CallerIdReceived) -> State:
     """Late for this call, or call waiting."""
     call = line._the_call()
-    late = fact.at_ns - line._loop_closed_ns < _LATE_REPORT_NS
+    late = fact.at_ns - line._loop_closed_ns < _LATE_ID_NS
     if call.direction == "incoming" and late and call.caller.presentation == "not_received":
         return _caller(line, fact)
     caller = caller_of(fact, line.config.country)
@@ -554,7 +548,7 @@ def _caller_in_call(line: Line, fact: CallerIdReceived) -> State:
 
 def _modem_ring_opens_call(line: Line, fact: ModemRing) -> State:
     """A ring that only the modem heard, unless it is the late report of the call that just ended."""
-    if line._last and fact.at_ns - (line._last.ended_ns or 0) < _LATE_REPORT_NS:
+    if fact.at_ns - line._ended_ns < _LATE_RING_NS:
         return State.IDLE
     line._call = line._open(fact.at_ns, "incoming")
     line._save(line._call, event("call.ringing", line._call, fact.at_ns))
@@ -601,7 +595,7 @@ def _table() -> Mapping[tuple[State, type], Rule]:
     rules: dict[tuple[State, type], Rule] = {
         (s.IDLE, RingBurst): Rule(_ring_opens_call, (s.RINGING,), "ring burst"),
         (s.IDLE, ModemRing): Rule(_modem_ring_opens_call, (s.RINGING, s.IDLE), "modem says RING"),
-        (s.IDLE, CallerIdReceived): Rule(_caller_before_ring, (s.RINGING, s.IDLE), "caller ID before ring"),
+        (s.IDLE, CallerIdReceived): Rule(_caller_before_ring, (s.RINGING,), "caller ID before ring"),
         (s.IDLE, OffHook): Rule(_lift_to_dial, (s.DIALLING, s.IN_CALL), "off-hook / joined late"),
         (s.IDLE, LineCut): Rule(_cut_idle, (s.LINE_CUT,), "line cut"),
         (s.RINGING, RingBurst): _stay(s.RINGING, _ring_goes_on),

@@ -7,6 +7,7 @@ counted.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 # A whole FLAC block is lost to a cut: levels 0 to 2 have blocks of 1152 frames (0.14 s), higher ones 4096 (0.5 s).
 _COMPRESSION = 2 / 8
+_RESERVE_BYTES = 50_000_000
 _FROM = "monotonic ns of the first frame: "
 # The newest frames stay out of the file for this long: a stop names a moment that is already past when it arrives, and
 # the file must end there.
@@ -35,7 +37,7 @@ _HELD_BACK_MS = 250
 _OVERDUE_NS = 2_000_000_000
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Open:
     """A file that is being written."""
 
@@ -49,6 +51,7 @@ class _Open:
     from_ns: int
     stop: int | None = None  # index after its last frame, once known
     gaps: list[Gap] = field(default_factory=list)
+    filled: int = 0  # frames of silence among them that were not captured
     synced_ns: int = 0
     failed: str | None = None  # why nothing more can be written
     cut_short: str | None = None
@@ -80,7 +83,7 @@ class Recorder:
         self._end = 0  # index after the newest frame in the ring
         self._anchor: tuple[int, int] | None = None  # (index, ns) of a frame near the end
         self._ahead = 0  # frames of silence already put in for a codec that is away
-        self._open: _Open | None = None
+        self._open: list[_Open] = []  # the last may have begun while the one before still waits for its last frames
         self._waiting: list[StartRecording] = []  # nothing captured yet
 
     def take(self, block: AudioBlock) -> None:
@@ -90,16 +93,19 @@ class Recorder:
         if self._anchor is not None:
             self._silence(block.lost_frames - paid)
         at_ns = block.at_ns - self._delay_ns
+        if self._anchor is None and self._waiting:
+            # A call was up before the codec was: what is missing in front is silence as well.
+            missing = max(0, (at_ns - self._waiting[0].from_ns) // self._frame_ns)
+            self._anchor = (0, at_ns - missing * self._frame_ns)
+            self._start(self._waiting.pop())
+            self._silence(missing)
         self._anchor = (self._end, at_ns)
-        for start in self._waiting:
-            self._start(start)
-        self._waiting.clear()
         self._append(memoryview(block.pcm))
 
     def obey(self, command: StartRecording | StopRecording) -> None:
         if isinstance(command, StartRecording):
             if self._anchor is None:
-                self._waiting.append(command)
+                self._waiting = [command]  # at most one call is up; an older start was stopped
             else:
                 self._start(command)
         else:
@@ -107,27 +113,28 @@ class Recorder:
 
     def tick(self, now_ns: int) -> None:
         """Let time pass: ends a file whose last frames are not coming, and syncs."""
-        writing = self._open
-        if writing is None or self._anchor is None:
-            return
-        if writing.stop is not None and now_ns - self._time_of(writing.stop) > _OVERDUE_NS:
-            missing = writing.stop - self._end
-            self._ahead += missing
-            self._silence(missing)
-        elif writing.failed is None and now_ns - writing.synced_ns > self._sync_ns:
-            writing.synced_ns = now_ns
-            try:
-                os.fdatasync(writing.descriptor)
-            except OSError as error:
-                self._fail(writing, error)
+        for writing in list(self._open):
+            if writing not in self._open:
+                continue  # ended by the silence that another one waited for
+            if writing.stop is not None and now_ns - self._time_of(writing.stop) > _OVERDUE_NS:
+                missing = max(0, writing.stop - self._end)
+                self._ahead += missing
+                self._silence(missing)
+            elif writing.failed is None and now_ns - writing.synced_ns > self._sync_ns:
+                writing.synced_ns = now_ns
+                try:
+                    os.fdatasync(writing.descriptor)
+                    self._keep_reserve()
+                except OSError as error:
+                    self._fail(writing, error)
 
     def close(self) -> None:
         """End the unit: what is open is closed as it is, and reported."""
-        if self._open:
-            if self._open.stop is None or self._open.stop > self._end:
-                self._open.cut_short = "the unit was stopped"
-                self._open.stop = max(self._end, self._open.next)
-            self._write()
+        for writing in self._open:
+            if writing.stop is None or writing.stop > self._end:
+                writing.cut_short = "the unit was stopped"
+                writing.stop = max(self._end, writing.next)
+        self._write()
 
     # -- frames
 
@@ -157,14 +164,14 @@ class Recorder:
         """Frames that were not captured: silence of the same length, kept account of."""
         if frames <= 0:
             return
-        writing = self._open
-        if writing:
+        for writing in self._open:
             first, last = max(self._end, writing.first), self._end + frames
             last = min(last, writing.stop) if writing.stop is not None else last
             if last > first:
                 gap = Gap(at_s=(first - writing.first) / self._rate_hz, duration_s=(last - first) / self._rate_hz)
                 writing.gaps.append(gap)
-        if writing is None and frames > self._frames:  # away for long, nothing recorded: the ring is all silence
+                writing.filled += last - first
+        if not self._open and frames > self._frames:  # away for long, nothing recorded: the ring is all silence
             self._ring[:] = bytes(len(self._ring))
             self._end += frames
             return
@@ -179,8 +186,11 @@ class Recorder:
         first = max(self._index_of(start.from_ns), 0, self._end - self._frames)
         name = f"recordings/{_month(start.call_id)}/{start.call_id}.flac"
         path = self._directory / name
+        descriptor = -1
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.parent.mkdir(mode=0o700, exist_ok=True)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            self._keep_reserve()
             descriptor = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600)
             file = soundfile.SoundFile(
                 os.dup(descriptor), "w", self._rate_hz, 1, "PCM_16", format="FLAC", compression_level=_COMPRESSION
@@ -188,17 +198,27 @@ class Recorder:
             file.title, file.comment = start.call_id, f"{_FROM}{self._time_of(first)}"
             _sync_directory(path.parent)
         except (OSError, soundfile.SoundFileError) as error:
+            if descriptor >= 0:
+                os.close(descriptor)
+                _remove_if_empty(path)
             self._post_failure(
                 start, f"the file {name} could not be made ({_why(error)}); free space or mend the card."
             )
             return
-        self._open = _Open(start, path, name, file, descriptor, first, first, self._time_of(first))
+        self._open.append(_Open(start, path, name, file, descriptor, first, first, self._time_of(first)))
         self._write()
 
+    def _keep_reserve(self) -> None:
+        """The last room on the card is for the records of calls, which matter more than their sound."""
+        room = os.statvfs(self._directory)
+        if room.f_bavail * room.f_frsize < _RESERVE_BYTES:
+            raise OSError(errno.ENOSPC, f"less than {_RESERVE_BYTES // 1_000_000} MB are free")
+
     def _write(self) -> None:
-        writing = self._open
-        if writing is None:
-            return
+        for writing in list(self._open):
+            self._write_to(writing)
+
+    def _write_to(self, writing: _Open) -> None:
         until = self._end - self._held_back if writing.stop is None else min(self._end, writing.stop)
         while writing.next < until:
             where = writing.next % self._frames
@@ -224,15 +244,15 @@ class Recorder:
             if command.keep:
                 self._post_failure(waiting[0], "no sound came from the codec; check its cable and `tsuroku doctor`.")
             return
-        writing = self._open
-        if writing is None or writing.start.call_id != command.call_id:
+        writing = next((each for each in self._open if each.start.call_id == command.call_id), None)
+        if writing is None:
             return
         if not command.keep:
-            self._open = None
+            self._open.remove(writing)
             self._discard(writing)
             return
         writing.stop = max(self._index_of(command.until_ns), writing.first)
-        self._write()
+        self._write_to(writing)
 
     def _discard(self, writing: _Open) -> None:
         try:
@@ -246,7 +266,7 @@ class Recorder:
             log.warning("event=discard_failed call=%s reason=%s", writing.start.call_id, error.strerror)
 
     def _finish(self, writing: _Open) -> None:
-        self._open = None
+        self._open.remove(writing)
         frames = writing.next - writing.first
         try:
             try:
@@ -256,13 +276,14 @@ class Recorder:
                 os.close(writing.descriptor)
             if writing.failed:
                 frames = soundfile.info(writing.path).frames
+            if frames <= writing.filled:
+                writing.path.unlink()
+                self._post_failure(writing.start, "no sound came from the codec; check its cable and `tsuroku doctor`.")
+                return
             size, digest = fingerprint(writing.path)
         except (OSError, soundfile.SoundFileError) as error:
+            _remove_if_empty(writing.path)
             self._post_failure(writing.start, f"the file {writing.name} could not be closed ({_why(error)}).")
-            return
-        if frames == 0:
-            writing.path.unlink()
-            self._post_failure(writing.start, "it has no sound: the call was over before any frame came.")
             return
         self._post(
             RecordingReady(
@@ -367,6 +388,14 @@ def _month(call_id: str) -> str:
 
 def _why(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error).rstrip(".")
+
+
+def _remove_if_empty(path: Path) -> None:
+    try:
+        if path.stat().st_size == 0:
+            path.unlink()
+    except OSError:
+        pass  # it is not there, or the card lets nobody remove it
 
 
 def _sync_directory(path: Path) -> None:
