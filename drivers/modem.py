@@ -58,6 +58,7 @@ MODELS = {
     ),
     "generic": _Model(None, _COUNTRY),
 }
+_SPEAKS_OF_A_CALL = re.compile(r"[=:]|\d{7}").search  # a block that came in between; it goes into no log
 _CALLER_ID = (("AT+VCID=1", "AT+VCID?"), ("AT#CID=1", "AT#CID?"))  # switch on, read back
 
 
@@ -150,7 +151,9 @@ class Modem:
                 break
         for command in ("ATE0", "ATV1", "ATS0=0"):  # S0=0: never answer a call by itself
             self._order(tty, command, words=False)
-        identity = next((answer for answer in self._ask(tty, "ATI3") if answer not in ("OK", "ERROR")), "unnamed modem")
+        identity = next(
+            (answer for answer in self._ask(tty, "ATI3")[:-1] if not _SPEAKS_OF_A_CALL(answer)), "unnamed modem"
+        )
         name = self._model
         if name == "auto":
             name = next((n for n, m in MODELS.items() if m.identity and re.search(m.identity, identity)), "generic")

@@ -216,10 +216,8 @@ class Unit:
         match fact:
             case DeviceLost():
                 self._note(f"{fact.device}/{fact.line}", fact.reason)
-                log.warning("event=device_lost device=%s line=%d reason=%s", fact.device, fact.line, fact.reason)
             case DeviceReady():
                 self._note(f"{fact.device}/{fact.line}", None)
-                log.info("event=device_ready device=%s line=%d detail=%s", fact.device, fact.line, fact.detail)
             case BrokerConnected() | BrokerLost() | EventAccepted() | EventRefused():
                 self._settle(fact)
                 return
@@ -334,10 +332,11 @@ class Unit:
 
     def _panel_state(self) -> PanelState:
         states = {shown.state for shown in self._shown.values()}
+        deaf = {f"codec/{number}" for number, shown in self._shown.items() if shown.state in _UP} & set(self._faults)
+        if states & _UP and not deaf and not self._store_fault:
+            return "recording"
         if self._faults or self._store_fault or State.LINE_CUT in states:
             return "fault"
-        if states & _UP:
-            return "recording"
         if states & {State.RINGING, State.CID_HANDSHAKE}:
             return "ringing"
         return "no_broker" if len(self._connected) < len(self.publishers) else "idle"

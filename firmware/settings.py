@@ -115,6 +115,9 @@ def _check(settings: Settings, name: str) -> None:
                 f"{name}: [unit] {key} = {value!r} cannot stand in a topic; "
                 "use 1 to 32 of a-z, 0-9, - and _, beginning with a letter or digit."
             )
+    for section, value in (("unit] site", settings.unit.site), ("unit] unit", settings.unit.unit)):
+        if re.search(r"\d{7}", value):
+            raise SettingsError(f"{name}: [{section} = {value!r} looks like a phone number; topics never hold one.")
     numbers = [line.number for line in settings.line]
     if numbers != list(range(1, len(numbers) + 1)):
         raise SettingsError(f"{name}: [[line]] number: lines must be numbered 1, 2, ... in order, found {numbers}.")
@@ -128,11 +131,21 @@ def _check(settings: Settings, name: str) -> None:
         raise SettingsError(
             f"{name}: [recording] ring_s = {settings.recording.ring_s} is too short; give it pre_roll_s + 15 or more."
         )
+    if settings.recording.buffer_frames > settings.recording.rate_hz // 2:
+        raise SettingsError(
+            f"{name}: [recording] buffer_frames = {settings.recording.buffer_frames} is more than half a second; "
+            f"give at most {settings.recording.rate_hz // 2}."
+        )
     if 1_000_000_000 % settings.recording.rate_hz:
         raise SettingsError(f"{name}: [recording] rate_hz = {settings.recording.rate_hz}: use 8000, 16000 or 32000.")
     if len(settings.broker) > 1:
         raise SettingsError(f"{name}: [[broker]]: this version publishes to one broker; keep one section.")
     for broker in settings.broker:
+        if not all(map(_NAME.fullmatch, parts := broker.prefix.split("/"))) or len(parts) > 3:
+            raise SettingsError(
+                f"{name}: [[broker]] prefix = {broker.prefix!r} cannot begin a topic; "
+                "use 1 to 3 names of a-z, 0-9, - and _ with / between them, as tsuroku/v1."
+            )
         if not broker.tls and broker.host not in ("localhost", "127.0.0.1", "::1"):
             raise SettingsError(
                 f"{name}: [[broker]] {broker.name}: tls = false is allowed for this machine itself only; "

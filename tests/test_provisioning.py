@@ -349,3 +349,11 @@ def test_the_example_has_every_key_once_with_its_default_and_a_line_of_help(name
         key = row.split(" = ")[0]
         if key in keys and key not in self_evident:
             assert before.startswith("# "), key
+
+
+def test_the_service_may_read_whether_the_clock_is_set() -> None:
+    """adjtimex(2) is in @privileged, and ProtectClock= forbids it too: without it every call would say "unsynced"."""
+    lines = (PROVISIONING / "tsuroku.service").read_text().splitlines()
+    filters = [line for line in lines if line.startswith("SystemCallFilter=")]
+    assert filters[-1] == "SystemCallFilter=adjtimex clock_adjtime"
+    assert not any(line.startswith("ProtectClock") for line in lines)

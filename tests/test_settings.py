@@ -49,6 +49,10 @@ def test_a_short_file_is_enough() -> None:
         (GOOD + "[recording]\nrate_hz = 44100\n", "rate_hz = 44100: use 8000, 16000 or 32000."),
         (GOOD + '[[broker]]\nhost = "b.example"\ntls = false\n', "tls = false is allowed for this machine itself only"),
         (GOOD + '[[broker]]\nhost = "b"\ncert_file = "/c"\n', "cert_file and key_file must be given together."),
+        (GOOD + '[[broker]]\nhost = "b"\nprefix = "a/#"\n', "prefix = 'a/#' cannot begin a topic; use 1 to 3 names"),
+        (GOOD + '[[broker]]\nhost = "b"\nprefix = "a/b/c/d"\n', "cannot begin a topic"),
+        (GOOD.replace("unit-1", "0300001234"), "[unit] unit = '0300001234' looks like a phone number"),
+        (GOOD + "[recording]\nbuffer_frames = 8000\n", "is more than half a second; give at most 4000."),
         (GOOD + '[[broker]]\nhost = "a"\n[[broker]]\nhost = "b"\n', "this version publishes to one broker"),
     ],
 )

@@ -19,7 +19,7 @@ RATE_HZ = 8000
 
 # What AudioBlock.at_ns of a captured frame differs from the moment that play() promised for it; goes to
 # RecordingSettings.audio_delay_ms. It is half of what the wire renders ahead. Measured with 21 clicks a minute, buffers
-# of 160 to 4000 frames, up to 6 wires on 2 busy cores, PulseAudio 16.1: 8 of 9 runs had medians of -9.6 to -10.1 ms, and
+# of 160 to 4000 frames, up to 6 wires on 2 busy cores, PulseAudio 16.1: 8 of 9 runs had medians of -9.6 to -10.1 ms and
 # 7 of these spread by 0.4 ms or less; a busy machine made one slip to 0 ms, since sound that comes late stays late.
 AUDIO_DELAY_MS = -10
 
