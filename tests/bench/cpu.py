@@ -7,11 +7,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from drivers.virtual.broker import VirtualBroker
+from firmware.settings import RecordingSettings
 from tests.bench.processes import Measured, UnitProcess, Wire, arecord_flac, minimal
 from tests.bench.report import Progress, Table, median
 
 _BUFFERS = (160, 800, 1600, 4000)
-_IN_USE = 800  # of RecordingSettings
+_IN_USE = RecordingSettings().buffer_frames
 _WARM_UP_S = 5.0
 _AIM = 1.3
 
@@ -90,7 +91,7 @@ def _table(spent: dict[tuple[str, int], list[float]], buffers: tuple[int, ...], 
             f"{stretch_s:g} s, {rounds} round{'s' * (rounds > 1)}, medians, scaled to an hour. All of one buffer size "
             "run at the same time, each on a simulated line of its own: on one line the smallest buffer would set the "
             "pace for all. The sound server's own time is left out. "
-            "The minimal script: PyAudio's callback, a queue, soundfile. "
+            "The minimal script: a loop of PyAudio's read() and soundfile's buffer_write(). "
             f"Aim: the unit at most {_AIM} times that at {_IN_USE} frames."
         ),
         columns=("recorder", "buffer in frames", "CPU s an hour", "of all rounds", "times the minimal script"),
