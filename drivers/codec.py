@@ -152,7 +152,7 @@ class Codec:
     def _capture(self) -> None:
         """Capture until the device fails, which is told, or close() is called."""
         with _portaudio:
-            _prepare_libraries()
+            prepare_libraries()
             audio = pyaudio.PyAudio()
         try:
             index, names = self._find(audio)
@@ -259,7 +259,7 @@ def _text(error: Exception) -> str:
     return " ".join(str(part) for part in error.args if isinstance(part, str)) or str(error)
 
 
-def _prepare_libraries() -> None:
+def prepare_libraries() -> None:
     """Before PortAudio starts: rate conversion for cards without our rate, no JACK server, nothing on the terminal."""
     os.environ.setdefault("PA_ALSA_PLUGHW", "1")
     os.environ.setdefault("JACK_NO_START_SERVER", "1")

@@ -367,9 +367,9 @@ def seconds(call: Mapping[str, Any], key: str, base_ns: int) -> float | None:
 
 
 def results(data_dir: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The calls and the events that a unit wrote, in order."""
+    """The calls and the events that a unit wrote, in the order of filing."""
     store = data_dir / STORE_FILE
-    calls = sorted((dict(call) for call in read_table(store, "calls")), key=lambda call: str(call["call_id"]))
+    calls = [dict(call) for call in read_table(store, "calls")]
     entries = sorted(read_table(store, "outbox"), key=lambda entry: int(entry["sequence"]))
     return calls, [entry["body"] for entry in entries]
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from firmware.cli import doctor
+from firmware.cli.calls import print_calls
 from firmware.cli.main import main
+from firmware.cli.show import event_text, terminal
+from firmware.records.store import read_table
+from firmware.simulate import results
 
 ROOT = Path(__file__).parent.parent
 SCENARIO = ROOT / "tests/scenarios/answered-number-display.txt"
@@ -81,8 +88,90 @@ def test_a_replay_gives_the_stored_calls(played: Path, capsys: pytest.CaptureFix
     (journal,) = (played / "journal").iterdir()
     code, out, _ = run(capsys, "replay", str(journal))
     assert code == 0
-    stored = json.loads(run(capsys, "calls", "list", "--data", str(played), "--json")[1])
-    assert json.loads(out) == stored
+    assert out == run(capsys, "calls", "list", "--data", str(played), "--json")[1]
+
+
+@pytest.fixture
+def odd(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Path, str]:
+    """A folder of calls whose names look like markup, and what `simulate` printed of them."""
+    text = tmp_path / "odd.txt"
+    text.write_text(
+        'title Names [/b] {0} [x]\nnumber display\n2 call from 03-0000-1234 name "[/A] CO"\n+9 give up\n'
+        '+20 call from 03-0000-5678 name "[red] :cat:"\n+9 lift\n+3 hang up\nexpect call 2 name="[/x] else"\n'
+    )
+    code, out, _ = run(capsys, "simulate", str(text), "--data", str(tmp_path / "d"))
+    assert code == 1
+    return tmp_path / "d", out
+
+
+def test_a_name_is_no_markup(odd: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
+    data, simulated = odd
+    assert "expected name=[/x] else, found [red] :cat:." in simulated
+    listed = run(capsys, "calls", "list", "--data", str(data))[1]
+    for out in (simulated, listed):
+        assert "0300001234 [/A] CO " in out and "0300005678 [red] :cat: " in out
+    for call in read_table(data / "calls.json", "calls"):
+        shown = run(capsys, "calls", "show", str(call["call_id"]), "--data", str(data))[1]
+        assert f"{call['caller']['raw']} {call['caller']['name']}" in shown
+
+
+def test_an_event_is_a_line_that_says_something(odd: tuple[Path, str]) -> None:
+    lines = [event_text(event).plain for event in results(odd[0])[1]]
+    said = {line.split()[3]: " ".join(line.split()[4:]) for line in lines}
+    assert said["call.ringing"] == "incoming call"
+    assert said["call.caller_id"] == said["call.answered"] == "0300005678 [red] :cat:"
+    assert said["call.missed"].endswith("0300001234 [/A] CO")
+    time_line = {"time": "2026-11-24T00:00:00Z", "type": "call.dialled"}
+    data = {"line": 1, "direction": "outgoing", "caller": None, "dialled": None}
+    assert event_text({**time_line, "data": data}).plain.endswith("  outgoing call")
+    waiting = {"presentation": "withheld", "number": None, "raw": None, "name": None}
+    line = event_text({**time_line, "type": "call.waiting", "data": {**data, "waiting": waiting}})
+    assert line.plain.endswith("  number withheld")
+
+
+def test_a_finding_is_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "[x] [/x]"
+    path = settings_file(tmp_path)
+    path.write_text(path.read_text().replace(f'"{tmp_path}"', f'"{data}"'))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(doctor, "_devices", lambda *_: [])
+        code, out, err = run(capsys, "doctor", "--settings", str(path))
+    assert (code, err) == (1, "")
+    assert f"{data} is not there; run install.sh again, or mend [unit] data_dir." in out
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_a_list_shows_direction_and_id_at_any_width(odd: tuple[Path, str], width: int) -> None:
+    calls = read_table(odd[0] / "calls.json", "calls")
+    long = {**calls[0], "outcome": "outgoing_answered", "opened": "2026-11-24T00:00:00Z"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", str(width))
+        patch.setattr("sys.stdout", Tty())
+        console = terminal()
+        with console.capture() as capture:
+            print_calls([*calls, long], console)
+        with console.capture() as two_lines:
+            print_calls([*calls, {**long, "line": 2}], console)
+    rows = capture.get().splitlines()
+    for call in calls:
+        assert any(" in " in row and row.rstrip().endswith(call["call_id"][-8:]) for row in rows)
+    assert "…" not in capture.get()
+    assert "line" not in rows[0] and "line" in two_lines.get().splitlines()[0]
+
+
+def test_calls_are_listed_in_the_order_of_filing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ids hold wall time, and a clock can be put back."""
+    calls = {str(number): {"call_id": name} for number, name in enumerate("cab", 1)}
+    store = {"meta": {"1": {"schema": 1, "store_id": "x"}}, "calls": calls}
+    (tmp_path / "calls.json").write_text(json.dumps(store))
+    out = run(capsys, "calls", "list", "--data", str(tmp_path), "--json")[1]
+    assert [json.loads(line)["call_id"] for line in out.splitlines()] == [*"cab"]
+    assert [call["call_id"] for call in results(tmp_path)[0]] == [*"cab"]
+
+
+class Tty(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.mark.parametrize(
@@ -157,7 +246,7 @@ def test_doctor_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path) -> None:
         check=False,
     )
     found = {finding["what"]: finding for finding in map(json.loads, done.stdout.splitlines())}
-    assert done.returncode == 1
+    assert (done.returncode, done.stderr) == (1, "")
     assert found["disk"]["state"] in ("good", "wrong")
     assert found["store"]["says"] == "no call has been filed yet."
     for what in ("codec/1", "modem/1", "broker"):
@@ -165,6 +254,34 @@ def test_doctor_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path) -> None:
     assert "no such codec" in found["codec/1"]["says"]
     assert "/dev/none" in found["modem/1"]["says"]
     assert "127.0.0.1:1 does not answer" in found["broker"]["says"]
+
+
+def test_a_terminal_without_japanese() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "firmware", "--help"],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"Tsuroku (??) records" in done.stdout
+
+
+def test_play_without_a_loudspeaker_is_one_sentence(played: Path, tmp_path: Path) -> None:
+    nothing = tmp_path / "asound.conf"
+    nothing.write_text("pcm.!default { type hw card 99 }\n")
+    call = read_table(played / "calls.json", "calls")[0]
+    done = subprocess.run(
+        [sys.executable, "-m", "firmware", "calls", "play", str(call["call_id"]), "--data", str(played)],
+        env={**os.environ, "ALSA_CONFIG_PATH": str(nothing)},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no loudspeaker can be opened" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_help_loads_no_audio_stack() -> None:

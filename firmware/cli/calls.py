@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from firmware.cli.main import InputError
-from firmware.cli.show import caller_text, outcome_text, time_text, waveform
+from firmware.cli.show import caller_text, outcome_text, terminal, time_text, waveform
 from firmware.cli.unit import settings_of
 from firmware.records.store import StoreError, read_table
 
@@ -28,10 +28,13 @@ def _data_dir(args: argparse.Namespace) -> Path:
 
 
 def _calls(data: Path) -> list[Mapping[str, Any]]:
+    """In the order of filing."""
     try:
-        return sorted(read_table(data / STORE_FILE, "calls"), key=lambda call: str(call["call_id"]))
+        return read_table(data / STORE_FILE, "calls")
     except StoreError as error:
         raise InputError(str(error)) from error
+    except OSError as error:
+        raise InputError(f"{data}: cannot be read ({error.strerror}); run this as the user tsuroku.") from error
 
 
 def _one(args: argparse.Namespace) -> tuple[Path, Mapping[str, Any]]:
@@ -64,21 +67,27 @@ def list_(args: argparse.Namespace) -> int:
         for call in calls:
             print(json.dumps(call, ensure_ascii=False))
         return 0
-    print_calls(calls, Console())
+    print_calls(calls, terminal())
     return 0
 
 
 def print_calls(calls: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """One row a call. Where the terminal is narrow who and outcome are folded; nothing is cut."""
+    several_lines = len({call["line"] for call in calls}) > 1
     table = Table(box=None, pad_edge=False)
-    for heading in ("began", "line", "", "who", "outcome", "length", "rings", "recorded", "id"):
-        right = heading in ("length", "rings", "recorded")
-        table.add_column(heading, no_wrap=True, justify="right" if right else "left")
+    for heading in ("began", *(["line"] if several_lines else []), ""):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("who", "outcome"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("length", "rings", "recorded"):
+        table.add_column(heading, no_wrap=True, justify="right")
+    table.add_column("id", no_wrap=True)
     for call in calls:
         recording = call["recording"]
         seconds = call["duration_s"]
         table.add_row(
             time_text(call["opened"])[5:],
-            str(call["line"]),
+            *([str(call["line"])] if several_lines else []),
             {"incoming": "in", "outgoing": "out"}.get(call["direction"], "?"),
             caller_text(call),
             outcome_text(call["outcome"]),
@@ -95,7 +104,7 @@ def show(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(call, ensure_ascii=False))
         return 0
-    console = Console(highlight=False)
+    console = terminal()
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -127,8 +136,11 @@ def play(args: argparse.Namespace) -> int:
     import soundfile
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from drivers.codec import prepare_libraries
+
     data, call = _one(args)
     path = _recording(data, call)
+    prepare_libraries()
     audio = pyaudio.PyAudio()
     try:
         with soundfile.SoundFile(path) as file:
@@ -139,9 +151,14 @@ def play(args: argparse.Namespace) -> int:
                 raise InputError(
                     f"no loudspeaker can be opened ({error.args[-1]}); use `tsuroku calls export` and another machine."
                 ) from error
-            bar = Progress(TextColumn(path.name), BarColumn(), TimeElapsedColumn(), disable=not sys.stdout.isatty())
+            bar = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TimeElapsedColumn(),
+                disable=not sys.stdout.isatty(),
+            )
             with bar:
-                task = bar.add_task("", total=file.frames)
+                task = bar.add_task(path.name, total=file.frames)
                 while len(pcm := file.buffer_read(rate // 10, "int16")):
                     stream.write(bytes(pcm))
                     bar.advance(task, len(pcm) // 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import queue
 import socket
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
+from rich.text import Text
 
 from drivers.codec import Codec
 from drivers.gpio import LineInputs
@@ -22,6 +23,7 @@ from drivers.modem import Modem
 from drivers.signals import DeviceLost, DeviceReady, Signal
 from firmware import clock
 from firmware.app import HEALTH_FILE, STORE_FILE
+from firmware.cli.show import terminal
 from firmware.cli.unit import settings_of
 from firmware.records.store import StoreError, read_table, unit_runs
 from firmware.settings import BrokerSettings, Settings
@@ -41,7 +43,8 @@ class Finding:
 def doctor(args: argparse.Namespace) -> int:
     """Exit code 1 when anything is wrong."""
     settings, board = settings_of(args)
-    console = Console(highlight=False)
+    logging.basicConfig(level=logging.CRITICAL)  # what the drivers log is in the findings
+    console = terminal()
     wrong = False
     for finding in _examine(settings, board):
         wrong = wrong or finding.state == "wrong"
@@ -49,7 +52,8 @@ def doctor(args: argparse.Namespace) -> int:
             print(json.dumps(asdict(finding), ensure_ascii=False), flush=True)
         else:
             mark, colour = {"good": ("ok", "green"), "wrong": ("!!", "red"), "unknown": ("??", "yellow")}[finding.state]
-            console.print(f"[{colour}]{mark}[/] [bold]{finding.what:<12}[/] {finding.says}", soft_wrap=True)
+            text = Text.assemble((mark, colour), " ", (f"{finding.what:<12}", "bold"), " ", finding.says)
+            console.print(text, soft_wrap=True)
     return int(wrong)
 
 

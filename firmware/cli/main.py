@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import sys
 from pathlib import Path
@@ -16,6 +17,9 @@ class InputError(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     """Returns 0, 1 when something was found wrong, 2 when the input cannot be used."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Japanese
     args = _parser().parse_args(argv)
     try:
         code: int = args.run(args)
@@ -93,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         "unit:replay",
         "The unit's journals are in its data folder, below journal/. The same journal gives the same calls.",
     )
-    replay.add_argument("journal", type=Path)
+    replay.add_argument("journal", type=Path, help="the journal's file")
 
     doctor = command(
         "doctor", "Check devices, disk, clock and broker; says how to mend what is wrong.", "doctor:doctor"
@@ -101,9 +105,16 @@ def _parser() -> argparse.ArgumentParser:
     _settings_option(doctor)
     doctor.add_argument("--json", action="store_true", help="one JSON object a line for each check")
 
-    settings = command("settings", "Check the settings file.", "unit:settings_check")
+    settings = command(
+        "settings",
+        "Check the settings file.",
+        "unit:settings_check",
+        "`tsuroku settings check` reads the file as the unit would, and names the place of a mistake. "
+        f"The unit's own is {SETTINGS}; its keys are explained in provisioning/settings.example.toml.",
+    )
     checks = settings.add_subparsers(metavar="ACTION", required=True)
-    check = checks.add_parser("check", help="Check the settings file; says what is wrong and where.")
+    help_ = "Check the settings file; says what is wrong and where."
+    check = checks.add_parser("check", help=help_, description=help_)
     check.set_defaults(run=_Lazy("unit:settings_check"))
     _settings_option(check)
     return parser

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.text import Text
 
 _COLOURS = {
@@ -28,6 +30,17 @@ _ABSENT = {
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
+def terminal(*, stderr: bool = False, picture: bool = False) -> Console:
+    """Where people read. Text is shown as it is, since a caller's name may look like markup.
+
+    Narrower than 80 columns the terminal itself folds the lines; a file gets them whole.
+    """
+    width = 110 if picture else None if (sys.stderr if stderr else sys.stdout).isatty() else 160
+    console = Console(stderr=stderr, width=width, record=picture, markup=False, emoji=False, highlight=False)
+    console.width = max(console.width, 80)
+    return console
+
+
 def time_text(iso: str | None) -> str:
     """A UTC time in the zone of this machine."""
     if iso is None:
@@ -39,7 +52,10 @@ def caller_text(call: Mapping[str, Any]) -> str:
     """Who is at the other end, or why that is not known."""
     if call["direction"] == "outgoing":
         return call["dialled"] or "number not decoded"
-    caller = call["caller"]
+    return _caller_text(call["caller"])
+
+
+def _caller_text(caller: Mapping[str, Any]) -> str:
     who = caller["raw"] or _ABSENT[caller["presentation"]]
     return f"{who} {caller['name']}" if caller["name"] else who
 
@@ -56,10 +72,14 @@ def event_text(body: Mapping[str, Any]) -> Text:
     line.append(
         f"{kind:<16}", style="red" if kind == "call.missed" else "bold" if kind == "recording.ready" else "cyan"
     )
-    if kind in ("call.ringing",):
-        line.append("")
-    elif kind == "call.caller_id":
+    if kind == "call.dialled":
+        line.append(data["dialled"] or "outgoing call")
+    elif kind == "call.ringing" and data["caller"]["presentation"] == "not_received":
+        line.append("incoming call")
+    elif kind in ("call.ringing", "call.caller_id", "call.answered"):
         line.append(caller_text(data))
+    elif kind == "call.waiting":
+        line.append(_caller_text(data["waiting"]))
     elif kind in ("call.ended", "call.missed"):
         line.append_text(outcome_text(data["outcome"]))
         if data["duration_s"] is not None:

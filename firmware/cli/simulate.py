@@ -20,7 +20,7 @@ from drivers.virtual.broker import BrokerUnavailable
 from drivers.virtual.sound import SoundError
 from firmware.cli.calls import print_calls
 from firmware.cli.main import InputError
-from firmware.cli.show import event_text, waveform
+from firmware.cli.show import event_text, terminal, waveform
 from firmware.simulate import BASE_NS, LiveUnit, check, results, seconds, stepped
 
 _TOLERANCE_S = 0.1  # live: a busy machine plays the line's edges a little late
@@ -36,7 +36,7 @@ def simulate(args: argparse.Namespace) -> int:
         raise InputError(f"{data}: is there already; give a new folder with --data.")
     shown, data = data, data.resolve()
     logging.basicConfig(level=logging.ERROR)
-    console = Console(stderr=args.json, highlight=False, record=args.svg is not None, width=110 if args.svg else None)
+    console = terminal(stderr=args.json, picture=args.svg is not None)
     ended = True
     if args.live:
         base_ns, tolerance_s, ended = _live(scenario, data, console)
@@ -55,9 +55,9 @@ def simulate(args: argparse.Namespace) -> int:
         return 130
     wrong = check(scenario, data, base_ns=base_ns, tolerance_s=tolerance_s)
     for sentence in wrong:
-        console.print(f"[red]{sentence}[/]", soft_wrap=True)
+        console.print(sentence, style="red", soft_wrap=True)
     if not wrong:
-        console.print(f"[green]{scenario.path}: all as expected.[/]", soft_wrap=True)
+        console.print(f"{scenario.path}: all as expected.", style="green", soft_wrap=True)
     if args.svg:
         console.save_svg(str(args.svg), title=f"tsuroku simulate {args.scenario.name}")
     return int(bool(wrong))
@@ -96,15 +96,21 @@ def _no_number(call: dict[str, Any]) -> str | None:
 def _stepped(scenario: story.Scenario, data: Path, console: Console) -> None:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    bar = Progress(TextColumn(scenario.title), BarColumn(), TimeElapsedColumn(), console=console, transient=True)
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
     with bar if console.is_terminal else contextlib.nullcontext():
-        task = bar.add_task("", total=1.0)
+        task = bar.add_task(scenario.title, total=1.0)
         stepped(scenario, data, progress=lambda part: bar.update(task, completed=part))
 
 
 def _live(scenario: story.Scenario, data: Path, console: Console) -> tuple[int, float, bool]:
     """Returns (monotonic ns of the scenario's 0, tolerance in s, whether it was played to its end)."""
-    console.print(f"[bold]Tsuroku 通録[/]  {scenario.title}", soft_wrap=True)
+    console.print(Text.assemble(("Tsuroku 通録", "bold"), "  ", scenario.title), soft_wrap=True)
     ended = False
     try:
         live = LiveUnit(scenario, data)

@@ -60,7 +60,7 @@ def replay(args: argparse.Namespace) -> int:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"{args.journal}: cannot be read ({why}); give the path of a journal.") from error
     for save in calls.values():
-        print(json.dumps(save.call.to_dict(), ensure_ascii=False, sort_keys=True))
+        print(json.dumps(save.call.to_dict(), ensure_ascii=False))
     return 0
 
 
