@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import os
 import random
 import shutil
@@ -389,10 +390,11 @@ def check(scenario: Scenario, data_dir: Path, *, base_ns: int = BASE_NS, toleran
             wrong.append(f"{scenario.path}: expected a call {number}, there is none.")
             continue
         call = calls[number - 1]
+        facts = facts_of(call, base_ns)
         for key, value in fields.items():
-            got = _field(call, key, base_ns)
+            got = facts[key]
             if isinstance(got, float):
-                same = value not in ("none", "yes", "no") and abs(got - float(value)) <= tolerance_s
+                same = value != "none" and abs(got - float(value)) <= tolerance_s
                 got = round(got, 3)
             else:
                 same = str(got) == value
@@ -401,7 +403,8 @@ def check(scenario: Scenario, data_dir: Path, *, base_ns: int = BASE_NS, toleran
     return wrong
 
 
-def _field(call: Mapping[str, Any], key: str, base_ns: int) -> str | int | float:
+def facts_of(call: Mapping[str, Any], base_ns: int) -> dict[str, str | int | float]:
+    """All that can be expected of a call (drivers.virtual.scenario.FACTS)."""
     recording = call["recording"]
     values: dict[str, Any] = {
         "direction": call["direction"],
@@ -412,7 +415,7 @@ def _field(call: Mapping[str, Any], key: str, base_ns: int) -> str | int | float
         "presentation": call["caller"]["presentation"],
         "rings": call["rings"],
         "recording": "yes" if recording else "no",
-        "filled": recording and sum(gap["duration_s"] for gap in recording["gaps"]),
+        "filled": recording and math.fsum(gap["duration_s"] for gap in recording["gaps"]),
         "flashes": sum(mark["kind"] == "flash" for mark in call["marks"]),
         "marks": ",".join(mark["kind"] for mark in call["marks"]) or None,
         "answered": seconds(call, "answered", base_ns),
@@ -421,7 +424,4 @@ def _field(call: Mapping[str, Any], key: str, base_ns: int) -> str | int | float
         "recorded_from": recording and (recording["from_ns"] - base_ns) / 1e9,
         "recorded_to": recording and (recording["from_ns"] - base_ns) / 1e9 + recording["duration_s"],
     }
-    if key not in values:
-        raise KeyError(key)
-    value = values[key]
-    return "none" if value is None else value
+    return {key: "none" if value is None else value for key, value in values.items()}

@@ -177,7 +177,8 @@ class Tty(io.StringIO):
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["simulate", "none.txt"], "none.txt:0: cannot be read"),
+        (["simulate", "none.txt"], "none.txt: cannot be read"),
+        (["simulate", str(SCENARIO), "--data", "/proc/x"], "/proc/x: cannot be used"),
         (["simulate", str(SCENARIO), "--data", str(ROOT)], "is there already; give a new folder"),
         (["calls", "list", "--data", "/nowhere"], "/nowhere/calls.json: there is no store here yet"),
         (["calls", "list", "--settings", "/none.toml"], "/none.toml: cannot be read"),

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from drivers.virtual import scenario as story
 from drivers.virtual.scenario import ScenarioError, load, parse
+from firmware.core.call import Call, ClockRead
+from firmware.simulate import facts_of
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 HERE = SCENARIOS / "a.txt"
@@ -146,6 +148,17 @@ def test_examples_of_all_actions() -> None:
         ("expect cals 1", 1, "'expect cals 1' says nothing new", "expect calls 1"),
         ("expect call 1 rings", 1, "'rings' is no new fact", "rings=2"),
         ("expect call 1 rings=1 rings=2", 1, "'rings=2' is no new fact", "rings=2"),
+        ("expect call 1 xyzzy=3", 1, "'xyzzy' is no fact of a call", "use one of: answered, direction"),
+        ("expect call 1 ring=3", 1, "'ring' is no fact of a call", "write 'rings'"),
+        ("expect call 1 ended=abc", 1, "'ended=abc' can never be met", "write seconds, or none after ended="),
+        ("expect call 1 rings=2.5", 1, "'rings=2.5' can never be met", "write a whole number"),
+        ("expect call 1 recording=none", 1, "'recording=none' can never be met", "write yes or no"),
+        (f"expect calls {'9' * 5000}", 1, "says nothing new", "expect calls 1"),
+        ("99999999999999 lift", 1, "that is too late", "366 days at most"),
+        (f"{'9' * 5000} lift", 1, "is not a time", "2.5"),
+        ("5000:00:00 lift\n+5000:00:00 hang up", 2, "that is too late", "366 days at most"),
+        ("start 9999-12-31 09:00:00 +09:00", 1, "is no date and time", "+09:00"),
+        ("start 0001-01-01 00:00:00 +09:00", 1, "is no date and time", "+09:00"),
         ("expect events ringing", 1, "'ringing' is no event", "call.ringing"),
         ("title x\nexpect calls 1\nexpect call 2 rings=1", 3, "call 2 is expected of 1 calls", "agree"),
     ],
@@ -160,6 +173,19 @@ def test_mistakes_are_sentences(text: str, line: int, what: str, how: str) -> No
     before, _, after = sentence.partition("; ")
     assert what in before
     assert how in after
+
+
+def test_the_simulation_knows_every_fact() -> None:
+    call = Call(
+        call_id="c",
+        line=1,
+        direction=None,
+        boot_id="b",
+        clock=ClockRead(mono_ns=0, wall_ns=0, state="ntp"),
+        opened_ns=0,
+    )
+    facts = facts_of(call.to_dict(), 0)
+    assert set(facts) == set(story.FACTS)
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expects:
-    """What the unit must make of it. Values as written; times are seconds of the scenario."""
+    """What the unit must make of it. Values as written, of FACTS; times are seconds of the scenario."""
 
     calls: int | None = None
     call: Mapping[int, Mapping[str, str]] = field(default_factory=dict)  # by number of the call, from 1
@@ -180,6 +180,18 @@ class Scenario:
     path: Path
 
 
+# What can be expected of a call: the form of its value, and how to write it.
+FACTS: Mapping[str, tuple[str, str]] = {
+    **dict.fromkeys(("direction", "outcome", "end_reason", "number", "name", "presentation", "marks"), (".*", "text")),
+    **dict.fromkeys(("rings", "flashes"), ("[0-9]+", "a whole number")),
+    **dict.fromkeys(
+        ("opened", "answered", "ended", "recorded_from", "recorded_to", "filled"),
+        (r"-?[0-9]+(\.[0-9]+)?|none", "seconds, or none"),
+    ),
+    "recording": ("yes|no", "yes or no"),
+}
+
+
 class ScenarioError(ValueError):
     """One sentence: file:line, what is wrong, how to write it."""
 
@@ -190,7 +202,7 @@ def load(path: Path) -> Scenario:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ScenarioError(f"{path}:0: cannot be read ({why}); give the path of a scenario file.") from error
+        raise ScenarioError(f"{path}: cannot be read ({why}); give the path of a scenario file.") from error
     return parse(text, path)
 
 
@@ -203,7 +215,9 @@ def parse(text: str, path: Path) -> Scenario:
 RELEASE_NS = 1_250_000_000
 
 _SECOND_NS = 1_000_000_000
-_TIME = re.compile(r"\+?(?:\d+:)*\d+(?:\.\d+)?")
+_LONGEST_NS = 366 * 86400 * _SECOND_NS
+_TIME = re.compile(r"\+?(?:\d{1,18}:)*\d{1,18}(?:\.\d+)?")
+_NUMBER = re.compile(r"\d{1,9}")
 _WORD = re.compile(r'(?:[^\s"]|"(?:\\.|[^"\\])*")+')
 _COMMENT = re.compile(r"(?:^|\s)#(?:\s.*)?$|^#.*$")
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|(.))")
@@ -227,7 +241,13 @@ def _seconds(text: str) -> int:
     for part in larger:
         whole = (whole + int(part)) * 60
     head, _, fraction = seconds.partition(".")
-    return (whole + int(head)) * _SECOND_NS + int(fraction.ljust(9, "0")[:9])
+    return _in_time((whole + int(head)) * _SECOND_NS + int(fraction.ljust(9, "0")[:9]))
+
+
+def _in_time(at_ns: int) -> int:
+    if at_ns > _LONGEST_NS:
+        raise _Wrong("that is too late", "a scenario lasts 366 days at most")
+    return at_ns
 
 
 def _quoted(text: str) -> str:
@@ -512,7 +532,8 @@ class _Parser:
                 start = datetime.fromisoformat(value.replace(" +", "+").replace(" -", "-"))
             except ValueError:
                 start = None
-            if start is None or start.tzinfo is None:
+            # The unit's clock counts from 1970; another year must still be a date.
+            if start is None or start.tzinfo is None or not 1970 < start.year < 9998:
                 raise _Wrong(f"{value!r} is no date and time", "write start 2026-11-24 09:00:00 +09:00")
             self.header[word] = start.isoformat()
 
@@ -520,7 +541,7 @@ class _Parser:
         at_ns = _seconds(words[0])
         last_ns = self.steps[-1].at_ns if self.steps else 0
         if words[0].startswith("+"):
-            at_ns += last_ns
+            at_ns = _in_time(at_ns + last_ns)
         elif at_ns < last_ns:
             raise _Wrong(f"{words[0]} comes before the step above it", f"write {last_ns / _SECOND_NS:g} or more, or +")
         phrase = next((p for n in (3, 2, 1) if (p := " ".join(words[1 : n + 1])) in ACTIONS), None)
@@ -564,15 +585,20 @@ class _Parser:
 
     def _expect(self, words: list[str]) -> None:
         match words:
-            case ["calls", count] if count.isdecimal() and self.calls is None:
+            case ["calls", count] if _NUMBER.fullmatch(count) and self.calls is None:
                 self.calls = int(count)
-            case ["call", number, *facts] if number.isdecimal() and int(number) >= 1 and facts:
+            case ["call", number, *facts] if _NUMBER.fullmatch(number) and int(number) >= 1 and facts:
                 known = self.call.setdefault(int(number), {})
                 for fact in facts:
                     key, equals, value = fact.partition("=")
                     if not (re.fullmatch(r"[a-z_]+", key) and equals and value) or key in known:
                         raise _Wrong(f"{fact!r} is no new fact of a call", "write key=value, as rings=2")
+                    if key not in FACTS:
+                        raise _Wrong(f"{key!r} is no fact of a call", _nearest(key, list(FACTS)))
+                    form, how = FACTS[key]
                     known[key] = _quoted(value)
+                    if not re.fullmatch(form, known[key], re.DOTALL):
+                        raise _Wrong(f"{fact!r} can never be met", f"write {how} after {key}=")
             case ["events", *names] if names and self.events is None:
                 for name in names:
                     if not re.fullmatch(r"[a-z]+\.[a-z_]+", name):

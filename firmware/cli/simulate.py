@@ -32,8 +32,12 @@ def simulate(args: argparse.Namespace) -> int:
     except story.ScenarioError as error:
         raise InputError(str(error)) from error
     data = args.data or Path("var") / f"{args.scenario.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if data.exists() and (not data.is_dir() or any(data.iterdir())):
-        raise InputError(f"{data}: is there already; give a new folder with --data.")
+    try:
+        if data.exists() and (not data.is_dir() or any(data.iterdir())):
+            raise InputError(f"{data}: is there already; give a new folder with --data.")
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{data}: cannot be used ({error.strerror}); give another folder with --data.") from error
     shown, data = data, data.resolve()
     logging.basicConfig(level=logging.ERROR)
     console = terminal(stderr=args.json, picture=args.svg is not None)
@@ -59,7 +63,10 @@ def simulate(args: argparse.Namespace) -> int:
     if not wrong:
         console.print(f"{scenario.path}: all as expected.", style="green", soft_wrap=True)
     if args.svg:
-        console.save_svg(str(args.svg), title=f"tsuroku simulate {args.scenario.name}")
+        try:
+            console.save_svg(str(args.svg), title=f"tsuroku simulate {args.scenario.name}")
+        except OSError as error:
+            raise InputError(f"{args.svg}: cannot be written ({error.strerror}); give another --svg.") from error
     return int(bool(wrong))
 
 
