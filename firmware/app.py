@@ -162,6 +162,9 @@ class Unit:
             recorder.close()
         self.engine.drain()
         self.recover()
+        self._save()
+        if self._unsaved:
+            log.error("event=calls_lost count=%d", len({save.call.call_id for save in self._unsaved}))
         for publisher in self.publishers:
             publisher.close()
         try:
@@ -304,10 +307,14 @@ class Unit:
         self._show(f"state/line/{number}", state)
 
     def _recorder_state(self) -> dict[str, Any]:
-        disk = os.statvfs(self.settings.unit.data_dir)
+        try:
+            disk = os.statvfs(self.settings.unit.data_dir)
+            free_mb: int | None = disk.f_bavail * disk.f_frsize // 1_000_000
+        except OSError:
+            free_mb = None  # the card is gone; what cannot be written says so
         return {
             "recording": any(s.state in _UP for s in self._shown.values()),
-            "disk_free_mb": disk.f_bavail * disk.f_frsize // 1_000_000,
+            "disk_free_mb": free_mb,
             "unsaved": len(self._unsaved),
             "faults": self._faults,
             **self.store.outbox_state(),

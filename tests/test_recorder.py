@@ -319,3 +319,25 @@ def test_a_whole_file_is_taken_as_it_is(tmp_path: Path) -> None:
 
 def test_no_file_is_no_recording(tmp_path: Path) -> None:
     assert repair(tmp_path, open_call(), at_ns=7) == (None, False)
+
+
+def test_a_repair_on_a_full_card_files_nothing(tmp_path: Path, mocker: MockerFixture) -> None:
+    bench = Bench(tmp_path)
+    bench.hear(10)
+    bench.start(1)
+    bench.hear(9.2)
+    bench.stop(9)
+    path = tmp_path / bench.ready().path
+    os.truncate(path, path.stat().st_size * 9 // 10)
+    write = soundfile.SoundFile.buffer_write
+    written = iter(range(10**6))
+
+    def full(self: soundfile.SoundFile, pcm: bytes, dtype: str) -> None:
+        if next(written) > 100:
+            raise soundfile.LibsndfileError(2, "System error. ")
+        write(self, pcm, dtype)
+
+    mocker.patch.object(soundfile.SoundFile, "buffer_write", full)
+    with pytest.raises(OSError, match="System error"):
+        repair(tmp_path, open_call(), at_ns=7)
+    assert [each.name for each in path.parent.iterdir()] == [path.name]

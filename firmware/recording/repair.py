@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -32,10 +34,16 @@ def repair(directory: Path, call: Call, at_ns: int) -> tuple[RecordingReady | No
     if not whole:
         path = found.with_suffix(".repaired.flac")
         part = path.with_suffix(".part")
-        _copy(found, part)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.rename(path)
+        try:
+            if _copy(found, part)[0] != frames or soundfile.info(part).frames != frames:
+                raise OSError(errno.EIO, "the copy is not as long as what it was made from")
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.rename(path)
+        except soundfile.SoundFileError as error:
+            raise OSError(errno.EIO, str(error)) from error
+        finally:
+            part.unlink(missing_ok=True)
     size, digest = fingerprint(path)
     ready = RecordingReady(
         at_ns=at_ns,
@@ -53,25 +61,28 @@ def repair(directory: Path, call: Call, at_ns: int) -> tuple[RecordingReady | No
 
 
 def _copy(source: Path, target: Path | None) -> tuple[int, int, bool]:
-    """Read a FLAC file as far as it goes, into target if given. Returns (frames, rate_hz, the header agrees)."""
-    frames, rate_hz = 0, 0
-    writer: soundfile.SoundFile | None = None
-    try:
-        with soundfile.SoundFile(source) as reader:
-            rate_hz = reader.samplerate
-            said = reader.frames
-            if target:
-                writer = soundfile.SoundFile(target, "w", rate_hz, reader.channels, "PCM_16", format="FLAC")
-            while True:
+    """Read a FLAC file as far as it goes, into target if given. Returns (frames, rate_hz, the header agrees).
+
+    Raises SoundFileError if target cannot be written; a source that is cut short ends quietly.
+    """
+    frames, rate_hz, said = 0, 0, -1
+    with contextlib.ExitStack() as stack:
+        try:
+            reader = stack.enter_context(soundfile.SoundFile(source))
+        except soundfile.SoundFileError:
+            return 0, 0, False  # cut in its header
+        rate_hz, said = reader.samplerate, reader.frames
+        writer = None
+        if target:
+            file = soundfile.SoundFile(target, "w", rate_hz, reader.channels, "PCM_16", format="FLAC")
+            writer = stack.enter_context(file)
+        while True:
+            try:
                 pcm = reader.buffer_read(_BLOCK, "int16")
-                if not len(pcm):
-                    break
-                frames += len(pcm) // 2
-                if writer:
-                    writer.buffer_write(pcm, "int16")
-    except soundfile.SoundFileError:
-        said = -1  # cut in its header or in a block
-    finally:
-        if writer:
-            writer.close()
-    return frames, rate_hz, frames == said
+            except soundfile.SoundFileError:
+                return frames, rate_hz, False  # cut in a block
+            if not len(pcm):
+                return frames, rate_hz, frames == said
+            frames += len(pcm) // 2
+            if writer:
+                writer.buffer_write(pcm, "int16")
