@@ -82,6 +82,9 @@ class Unit:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         unit = settings.unit
         self.store = CallStore(data / STORE_FILE, f"/tsuroku/{unit.site}/{unit.unit}")
+        if self.store.set_aside:
+            aside = f"The call list was damaged and is kept as {self.store.set_aside}; put back a backup of it."
+            log.error("event=store_damaged reason=%s", aside)
         self.boot_id = boot_id or clock.boot_id()
         configs = [_line_config(line, board, settings, self.boot_id) for line in settings.line]
         self.journal = Journal(data / "journal", configs)
@@ -97,7 +100,9 @@ class Unit:
         )
         self._unsaved: list[SaveCall] = []
         self._store_fault: str | None = None
-        self._health: dict[str, str | None] = {}  # by device/line or broker name: what is wrong, or None
+        self._health: dict[str, str | None] = (
+            {"store/1": aside} if self.store.set_aside else {}
+        )  # by device/line or broker name: what is wrong, or None
         self._shown: dict[int, ShowLine] = {}
         self._connected: set[str] = set()
         self.panel: Panel | None = None

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from firmware.cli import doctor
 from firmware.cli.calls import print_calls
 from firmware.cli.main import main
 from firmware.cli.show import event_text, terminal
-from firmware.records.store import read_table
+from firmware.records.store import CallStore, read_table
 from firmware.simulate import results
+from tests.test_store import call
 
 ROOT = Path(__file__).parent.parent
 SCENARIO = ROOT / "tests/scenarios/answered-number-display.txt"
@@ -161,12 +163,13 @@ def test_a_list_shows_direction_and_id_at_any_width(odd: tuple[Path, str], width
 
 def test_calls_are_listed_in_the_order_of_filing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Ids hold wall time, and a clock can be put back."""
-    calls = {str(number): {"call_id": name} for number, name in enumerate("cab", 1)}
-    store = {"meta": {"1": {"schema": 1, "store_id": "x"}}, "calls": calls}
-    (tmp_path / "calls.json").write_text(json.dumps(store))
+    store = CallStore(tmp_path / "calls.json", "s")
+    for name in "cab":
+        store.commit(replace(call(1), call_id=name), [])
+    store.close()
     out = run(capsys, "calls", "list", "--data", str(tmp_path), "--json")[1]
     assert [json.loads(line)["call_id"] for line in out.splitlines()] == [*"cab"]
-    assert [call["call_id"] for call in results(tmp_path)[0]] == [*"cab"]
+    assert [each["call_id"] for each in results(tmp_path)[0]] == [*"cab"]
 
 
 class Tty(io.StringIO):

@@ -102,20 +102,67 @@ def test_a_second_owner_is_refused(tmp_path: Path) -> None:
     store.close()
 
 
+WHOLE = '"meta":{"1":{"schema":1,"store_id":"s"}}'
+
+
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    "text",
     [
-        ("{", "is damaged"),
-        ('{"meta":{"1":{"schema":99}}}', "has schema 99, this version reads 1"),
-        ("[]", "is damaged"),
+        b"{",
+        b"[]",
+        b"\xff\xfe",
+        b'{"meta":{"1":{"schema":1}}}',
+        f'{{{WHOLE},"calls":[]}}'.encode(),
+        f'{{{WHOLE},"calls":{{"1":{{"schema":1}}}}}}'.encode(),
+        f'{{{WHOLE},"outbox":{{"1":{{"stream":"call"}}}}}}'.encode(),
     ],
 )
-def test_a_file_that_is_no_store_is_left_alone(tmp_path: Path, text: str, sentence: str) -> None:
+def test_a_damaged_store_is_set_aside_and_calls_go_on(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "calls.json"
-    path.write_text(text)
-    with pytest.raises(StoreError, match=sentence):
+    path.write_bytes(text)
+    with pytest.raises(StoreError, match="is damaged"):
+        read_table(path, "calls")
+    store = CallStore(path, "s")
+    assert store.set_aside is not None and store.set_aside.read_bytes() == text
+    store.commit(call(1), [told(1)])
+    store.close()
+    assert len(read_table(path, "calls")) == 1
+
+
+def test_a_newer_store_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "calls.json"
+    path.write_text('{"meta":{"1":{"schema":99}}}')
+    with pytest.raises(StoreError, match="has schema 99, this version reads 1"):
         CallStore(path, "s")
-    assert path.read_text() == text
+    assert [each.name for each in tmp_path.iterdir() if each.suffix == ".json"] == ["calls.json"]
+
+
+def test_a_card_that_vanishes_and_comes_back_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "card" / "calls.json"
+    store = CallStore(path, "s")
+    store.commit(call(1), [told(1)])
+    path.parent.rename(tmp_path / "away")
+    (tmp_path / "card").write_text("in the way")
+    with pytest.raises(StoreError):
+        store.commit(call(2), [told(2)])
+    (tmp_path / "card").unlink()
+    store.commit(call(2), [told(2)])
+    store.close()
+    assert [c["call_id"] for c in read_table(path, "calls")] == ["id-1", "id-2"]
+    assert [e["sequence"] for e in read_table(path, "outbox")] == [1, 2]
+
+
+def test_a_refused_change_leaves_the_call_as_it_was(tmp_path: Path, mocker: MockerFixture) -> None:
+    store = CallStore(tmp_path / "calls.json", "s")
+    store.commit(call(1), [told(1)])
+    full = mocker.patch("os.fsync", side_effect=OSError(28, "No space left on device"))
+    with pytest.raises(StoreError):
+        store.commit(call(1, outcome="missed"), [told(1)])
+    assert store.get("id-1") == call(1)
+    mocker.stop(full)
+    store.mark("call", 1, "accepted")
+    store.close()
+    assert [c["outcome"] for c in read_table(tmp_path / "calls.json", "calls")] == [None]
 
 
 def test_readers_have_a_sentence_before_the_first_run(tmp_path: Path) -> None:

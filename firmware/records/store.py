@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import operator
 import os
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +32,13 @@ class StoreError(OSError):
     """The store cannot be opened or written: one sentence that says what, where and how to mend it."""
 
 
+class Damaged(StoreError):
+    """The file is there and is no whole store."""
+
+
+_ENTRY = operator.itemgetter("stream", "sequence", "state", "body")
+
+
 class _WholeFile(Storage):
     """TinyDB storage that holds the data in memory and replaces the file in one step when told to."""
 
@@ -45,26 +54,22 @@ class _WholeFile(Storage):
         self.data, self.dirty = data, True
 
     def flush(self) -> None:
-        """Make what was written durable, or take it back and raise OSError."""
+        """Make the memory durable. Raises OSError; then the file is as it was, and the memory still to be written."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".new")
+        text = json.dumps(self.data, ensure_ascii=False, separators=(",", ":"))
+        descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        temporary.rename(self.path)
+        directory = os.open(self.path.parent, os.O_RDONLY)
         try:
-            text = json.dumps(self.data, ensure_ascii=False, separators=(",", ":"))
-            descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(descriptor)
-            temporary.rename(self.path)
-            directory = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
-        except OSError:
-            self.data = _load(self.path)  # memory says what the disk says
-            raise
+            os.fsync(directory)
         finally:
-            self.dirty = False
+            os.close(directory)
+        self.dirty = False
 
 
 class _Snapshot(Storage):
@@ -82,23 +87,31 @@ class _Snapshot(Storage):
 
 def _load(path: Path) -> dict[str, dict[str, Any]] | None:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror}); check its rights and the card.") from error
     try:
         data: dict[str, dict[str, Any]] = json.loads(text)
-    except ValueError as error:
-        raise StoreError(f"{path}: is damaged ({error}); keep a copy of it and put back a backup.") from error
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise Damaged(f"{path}: is damaged ({error}); keep a copy of it and put back a backup.") from error
     try:
         schema = data["meta"]["1"]["schema"]
     except (KeyError, TypeError) as error:
-        raise StoreError(f"{path}: is damaged (no schema in it); keep a copy of it and put back a backup.") from error
+        raise Damaged(f"{path}: is damaged (no schema in it); keep a copy of it and put back a backup.") from error
     if schema != SCHEMA:
         raise StoreError(
             f"{path}: has schema {schema}, this version reads {SCHEMA}; install the version that wrote it."
         )
+    try:
+        str(data["meta"]["1"]["store_id"])
+        for call in data.get("calls", {}).values():
+            Call.from_dict(call)
+        for entry in data.get("outbox", {}).values():
+            _ENTRY(entry)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Damaged(f"{path}: is damaged (a record in it is not whole: {error!r}); put back a backup.") from error
     return data
 
 
@@ -117,9 +130,17 @@ class CallStore:
         except OSError as error:
             self._lock.close()
             raise StoreError(f"{path}: another unit is running on this data; stop it first.") from error
+        self.set_aside: Path | None = None  # a damaged store that was found here; a new one was begun
         try:
-            self._storage = _WholeFile(path)
-        except StoreError:
+            try:
+                self._storage = _WholeFile(path)
+            except Damaged:
+                # Calls must be recorded whatever became of the old ones; they stay for whoever can mend them.
+                self.set_aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+                os.link(path, self.set_aside)  # never over an older one
+                path.unlink()
+                self._storage = _WholeFile(path)
+        except OSError:  # StoreError is one
             self._lock.close()
             raise
         self._db = TinyDB(storage=lambda: self._storage)
@@ -143,13 +164,21 @@ class CallStore:
     def commit(self, call: Call, events: Sequence[CallEvent]) -> None:
         """Write a call (new or changed) and its events, all or nothing. On return they are on the disk."""
         doc_id = self._call_ids.get(call.call_id) or len(self._call_ids) + 1
+        before = self._calls.get(doc_id=doc_id)
         self._calls.upsert(Document(call.to_dict(), doc_id=doc_id))
         first = self._last_event + 1
         for number, event in enumerate(events):
             sequence = self._last["call"] + 1 + number
             entry = {"stream": "call", "sequence": sequence, "state": "pending", "body": self._body(event, sequence)}
             self._outbox.insert(Document(entry, doc_id=first + number))
-        self._flush()
+        try:
+            self._flush()
+        except StoreError:
+            self._calls.remove(doc_ids=[doc_id])
+            if before is not None:
+                self._calls.insert(before)
+            self._outbox.remove(doc_ids=[first + number for number in range(len(events))])
+            raise
         self._call_ids[call.call_id] = doc_id
         for number in range(len(events)):
             self._last["call"] += 1
