@@ -18,7 +18,7 @@ from firmware.cli.main import main
 from firmware.cli.show import event_text, terminal
 from firmware.records.store import CallStore, read_table
 from firmware.simulate import results
-from tests.test_store import call
+from tests.test_store import call as made_call
 
 ROOT = Path(__file__).parent.parent
 SCENARIO = ROOT / "tests/scenarios/answered-number-display.txt"
@@ -165,7 +165,7 @@ def test_calls_are_listed_in_the_order_of_filing(tmp_path: Path, capsys: pytest.
     """Ids hold wall time, and a clock can be put back."""
     store = CallStore(tmp_path / "calls.json", "s")
     for name in "cab":
-        store.commit(replace(call(1), call_id=name), [])
+        store.commit(replace(made_call(1), call_id=name), [])
     store.close()
     out = run(capsys, "calls", "list", "--data", str(tmp_path), "--json")[1]
     assert [json.loads(line)["call_id"] for line in out.splitlines()] == [*"cab"]
