@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
+import logging
 import math
 import os
 import random
@@ -33,13 +35,15 @@ from drivers.virtual.line import ButtonPress, Change, Fault, ModemBytesDue, PinC
 from drivers.virtual.modem import Dialect, VirtualModem, caller_id_bytes, ring_bytes
 from drivers.virtual.pins import VirtualPins
 from drivers.virtual.scenario import Break, LoseAudio, Scenario
-from drivers.virtual.sound import AUDIO_DELAY_MS, VirtualSound
+from drivers.virtual.sound import AUDIO_DELAY_MS, SoundError, VirtualSound
 from firmware import clock
 from firmware.app import STORE_FILE, Unit, hardware
 from firmware.core.call import ClockRead
 from firmware.records.store import read_table
 from firmware.settings import BrokerSettings, LineSettings, RecordingSettings, Settings, UnitSettings
 from hw import board
+
+log = logging.getLogger(__name__)
 
 BASE_NS = 1_000_000_000_000  # the unit has been up for 1000 s when a stepped scenario begins
 _BOOT_NS = 20_000_000_000  # a Pi is dark this long after a power cut
@@ -273,17 +277,32 @@ class LiveUnit:
             )
         self.scenario = scenario
         self.line = VirtualLine(scenario)
-        self._work = Path(tempfile.mkdtemp(prefix="tsuroku-"))
-        self.broker = VirtualBroker(self._work / "broker")
-        self.sound = VirtualSound(self._work / "sound")
-        self.modem = VirtualModem(self._work / "modem", scenario.modem) if scenario.modem else None
         self._data_dir = data_dir
+        self._playing_on: threading.Thread | None = None
         self.base_ns = 0  # the monotonic time of the scenario's 0, once it plays
 
     def __enter__(self) -> LiveUnit:
-        """Raises SoundError, BrokerUnavailable."""
+        """Raises SoundError, BrokerUnavailable; then nothing is left running."""
+        with contextlib.ExitStack() as started:
+            self._start(started)
+            self._started = started.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._started.close()
+
+    def _start(self, started: contextlib.ExitStack) -> None:
+        work = Path(started.enter_context(tempfile.TemporaryDirectory(prefix="tsuroku-", ignore_cleanup_errors=True)))
+        self._wire = work / "wire.s16le"
+        self.broker = VirtualBroker(work / "broker")
+        started.callback(self.broker.close)
         self.broker.start()
+        self.sound = VirtualSound(work / "sound")
+        started.callback(self._unplug_codec)
         self.sound.start()
+        self.modem = VirtualModem(work / "modem", self.scenario.modem) if self.scenario.modem else None
+        if self.modem:
+            started.callback(self.modem.close)
         os.environ.update(self.sound.environment())
         settings = virtual_settings(
             self.scenario,
@@ -298,30 +317,21 @@ class LiveUnit:
         for name, active in self.line.initial().items():
             self.pins.set(1, name, active)
         self.unit = Unit(settings, facts)
+        started.callback(self.unit.close)
         drivers, panel = hardware(self.unit, pin_factory=factory)
         self.unit.start(drivers, panel)
-        self._loop = threading.Thread(target=self.unit.run, name="loop", daemon=True)
-        self._loop.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.unit.engine.stop()
-        self._loop.join(timeout=5)
-        self.unit.close()
-        if self.modem:
-            self.modem.close()
-        self.sound.close()
-        self.broker.close()
-        shutil.rmtree(self._work, ignore_errors=True)
+        loop = threading.Thread(target=self.unit.run, name="loop", daemon=True)
+        loop.start()
+        started.callback(loop.join, timeout=5)
+        started.callback(self.unit.engine.stop)
 
     def play(self) -> None:
         """Play the scenario to its end. The wire's sound is made beforehand, so that it cannot stutter."""
-        wire = self._work / "wire.s16le"
         rate_hz = self.line.rate_hz
-        with wire.open("wb") as file:
+        with self._wire.open("wb") as file:
             for second in range(-(-self.scenario.end_ns // 1_000_000_000)):
                 file.write(self.line.pcm(second * rate_hz, rate_hz))
-        self.base_ns = self.sound.play(wire)
+        self.base_ns = self.sound.play(self._wire)
         for change in self.line.changes():
             late_s = (self.base_ns + change.at_ns - time.monotonic_ns()) / 1e9
             if late_s > 0:
@@ -340,9 +350,26 @@ class LiveUnit:
             case Fault(device="modem") if self.modem:
                 self.modem.unplug() if change.action == "unplug" else self.modem.plug()
             case Fault(device="codec"):
-                self.sound.unplug() if change.action == "unplug" else self.sound.plug()
+                self._plug_codec() if change.action == "plug" else self._unplug_codec()
             case Fault(device="broker"):
                 self.broker.stop() if change.action == "stop" else self.broker.start()
+
+    def _plug_codec(self) -> None:
+        self.sound.plug()
+        # On a thread of its own: what the line does next must not wait for the sound.
+        self._playing_on = threading.Thread(target=self._play_on, name="wire", daemon=True)
+        self._playing_on.start()
+
+    def _play_on(self) -> None:
+        try:
+            self.sound.play_on(self._wire, self.base_ns)
+        except SoundError as error:
+            log.error("event=wire_silent reason=%s", error)
+
+    def _unplug_codec(self) -> None:
+        if self._playing_on:
+            self._playing_on.join()
+        self.sound.unplug()
 
     @staticmethod
     def _modem_says(modem: VirtualModem, due: ModemBytesDue) -> None:

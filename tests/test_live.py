@@ -6,6 +6,13 @@ All scenarios play at the same time, each in a process of its own.
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +20,8 @@ import pytest
 
 from drivers.virtual import scenario as story
 from drivers.virtual.line import VirtualLine
-from firmware.simulate import check, results
+from drivers.virtual.sound import SoundError
+from firmware.simulate import LiveUnit, check, results
 from tests.proof import broker
 from tests.proof.consumer import the_consumer_has_all
 from tests.proof.live import Played, play, processes
@@ -106,8 +114,81 @@ def test_the_codec_is_lost_in_a_call_and_comes_back(played: Callable[[str], Run]
     lasted_s = (call["ended_ns"] - recording["from_ns"]) / 1e9 + 1.25
     assert recording["duration_s"] == pytest.approx(lasted_s, abs=0.1), "the gap moved what follows"
     found = stretches(data / recording["path"], recording["from_ns"], VirtualLine(story.load(path)), run.base_ns)
-    assert any(stretch.correlation > 0.999 and abs(stretch.lag_ms) < 60 for stretch in found)
+    heard = [stretch for stretch in found if stretch.correlation > 0.999 and abs(stretch.lag_ms) < 60]
+    assert any(stretch.at_s < gap["at_s"] for stretch in heard)
+    assert any(stretch.at_s > gap["at_s"] + gap["duration_s"] for stretch in heard), "the line is dead after the gap"
     the_journals_give_the_same_calls(data)
+
+
+def descendants(root: int) -> dict[int, str]:
+    """Processes below one, with their names."""
+    children: dict[int, list[int]] = {}
+    names = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            head, _, tail = stat.read_text().rpartition(")")
+        except OSError:
+            continue  # it ended meanwhile
+        pid, name = head.split(" (", 1)
+        names[int(pid)] = name
+        children.setdefault(int(tail.split()[1]), []).append(int(pid))
+    look = [root]
+    for parent in look:
+        look += children.get(parent, [])
+    return {pid: names[pid] for pid in look[1:]}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_outlives_a_simulation(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "tmp").mkdir()
+    simulation = subprocess.Popen(
+        [sys.executable, "-m", "firmware", "simulate", str(SCENARIOS / "shop-day.txt"), "--live", "--data", "d"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(SCENARIOS.parent.parent), "TMPDIR": str(tmp_path / "tmp")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert simulation.stdout is not None
+    try:
+        assert any("call.ringing" in line for line in iter(simulation.stdout.readline, ""))
+        started = descendants(simulation.pid)
+        assert {"mosquitto", "pulseaudio", "pacat"} <= set(started.values())
+    finally:
+        simulation.send_signal(number)
+        said = simulation.communicate(timeout=30)[0]
+    assert simulation.returncode == (130 if number == signal.SIGTERM else -number), said
+    until = time.monotonic() + 10
+    while (left := [pid for pid in started if runs(pid)]) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not left
+    if number == signal.SIGTERM:
+        assert "Ending; a call that goes on is closed and kept." in said and "interrupted" in said
+        assert not list((tmp_path / "tmp").iterdir())
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_missing_program_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mosquitto runs already when PulseAudio turns out to be missing."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("setpriv", "mosquitto"):
+        found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+        assert found
+        (programs / name).symlink_to(found)
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    live = LiveUnit(story.load(SCENARIOS / "missed-number-display.txt"), tmp_path / "d")
+    with pytest.raises(SoundError, match="install the Debian package pulseaudio"), live:
+        pass
+    assert "mosquitto" not in descendants(os.getpid()).values()
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
 
 
 def test_the_broker_is_away_while_calls_go_on(played: Callable[[str], Run]) -> None:

@@ -22,7 +22,8 @@ class VirtualBroker:
     """Mosquitto with its sessions and retained messages kept in directory.
 
     access: lines of mosquitto.conf below the listener's, on who may do what. The default lets anyone in, without TLS.
-    Not simulated: a network. Nothing is lost or late between the unit and this broker.
+    Not simulated: a network. Nothing is lost or late between the unit and this broker. Thread: it ends with the one
+    that started it, and so with a killed process too.
     """
 
     def __init__(self, directory: Path, access: str = "allow_anonymous true") -> None:
@@ -92,7 +93,7 @@ class VirtualBroker:
         with (self._directory / "mosquitto.log").open("wb") as log:
             # A session of its own: Ctrl-C must reach the recorder first, which then says `offline` and stops this.
             self._process = subprocess.Popen(
-                [program, "-c", str(configuration)],
+                ["setpriv", "--pdeathsig", "KILL", program, "-c", str(configuration)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

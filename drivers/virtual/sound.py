@@ -45,6 +45,7 @@ _PACAT = f"pacat --playback --raw --device=line --format=s16le --channels=1 --ra
 _SILENCE = f"exec {_PACAT} --latency-msec=40 /dev/zero"
 
 _LEAD_S = 1.0  # silence that play() puts in front, so that the first frame is still to come when it returns
+_AHEAD_S = 2  # silence that play_on() hands over before it knows what is due
 _REPORTS = 8  # of the player's reports, 20 a second, that are read to tell its start
 
 # pacat reports how much it has played; dd passes the first reports on as they come, the rest is thrown away.
@@ -60,7 +61,10 @@ class SoundError(Exception):
 
 
 class VirtualSound:
-    """One wire at 8 kHz mono. Several may run side by side, each in a directory of its own. Not thread-safe."""
+    """One wire at 8 kHz mono. Several may run side by side, each in a directory of its own. Not thread-safe.
+
+    The daemon ends with the thread that plugged it, and so with a killed process too; the players end with the daemon.
+    """
 
     device = "linetap"
 
@@ -96,7 +100,15 @@ class VirtualSound:
             subprocess.run(["pulseaudio", "--kill"], env=self._environ(), capture_output=True, check=False)
             with log_path.open("wb") as log:
                 self._daemon = subprocess.Popen(
-                    ["pulseaudio", "-nF", str(self._directory / "default.pa"), *_DAEMON],
+                    [
+                        "setpriv",
+                        "--pdeathsig",
+                        "KILL",
+                        "pulseaudio",
+                        "-nF",
+                        str(self._directory / "default.pa"),
+                        *_DAEMON,
+                    ],
                     env=self._environ(),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -145,6 +157,22 @@ class VirtualSound:
             if descriptor is not source:
                 os.close(descriptor)
         return _start_ns(player) + round(_LEAD_S * 1e9)
+
+    def play_on(self, source: Path, began_ns: int) -> None:
+        """Play the rest of a file as if play() had begun it at began_ns: silence for 3 s, then what is due by then.
+
+        Returns after 0.4 s. Raises SoundError.
+        """
+        reading, writing = os.pipe()
+        try:
+            os.write(writing, bytes(_AHEAD_S * RATE_HZ * 2))  # no more than a pipe holds
+            from_ns = self.play(reading) + _AHEAD_S * 1_000_000_000
+            with source.open("rb") as file:
+                file.seek(max(0, round((from_ns - began_ns) * RATE_HZ / 1e9)) * 2)
+                self._run("exec cat", file.fileno(), writing)
+        finally:
+            os.close(reading)
+            os.close(writing)
 
     def _run(self, script: str, stdin: int, stdout: int) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(

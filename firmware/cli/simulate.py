@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import logging
+import signal
 import sys
 import threading
 import time
@@ -119,6 +120,7 @@ def _live(scenario: story.Scenario, data: Path, console: Console) -> tuple[int, 
     """Returns (monotonic ns of the scenario's 0, tolerance in s, whether it was played to its end)."""
     console.print(Text.assemble(("Tsuroku 通録", "bold"), "  ", scenario.title), soft_wrap=True)
     ended = False
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
         live = LiveUnit(scenario, data)
         with live:
