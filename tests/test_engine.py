@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from firmware.app import HEALTH_FILE, STORE_FILE, Unit
 from firmware.core.call import ClockRead
 from firmware.core.facts import BrokerConnected, Input
 from firmware.core.line import Command, Line, SaveCall, State, StopRecording
-from firmware.engine.journal import Journal, JournalledReads, replay
+from firmware.engine.journal import Journal, JournalError, JournalledReads, replay
 from firmware.engine.loop import Engine
 from firmware.records.store import CallStore, StoreError, read_table
 from firmware.simulate import stepped, virtual_settings
@@ -99,24 +100,153 @@ def test_journals_rotate_only_while_idle_and_each_stands_alone(
     bench: Bench, tmp_path: Path, mocker: MockerFixture
 ) -> None:
     mocker.patch("firmware.engine.journal._FILE_BYTES", 900)
-    mocker.patch("firmware.engine.journal._FILES", 3)
+    mocker.patch("firmware.engine.journal._MOST_BYTES", 100_000)
+    mocker.patch("firmware.engine.journal._BLOCK_BYTES", 0)
+    mocker.patch("firmware.engine.journal._ALL_BYTES", 103_000)
     for n in range(1, 6):
         bench.call(n * 1000 * S)
         bench.engine.advance(n * 1000 * S + 900 * S)
     files = sorted((tmp_path / "journal").iterdir())
-    assert len(files) == 3
+    assert files[0].name != "00000001.jsonl" and len(files) > 2
+    assert sum(path.stat().st_size for path in files) <= 103_000
     replayed = [save.call for path in files for save in replay(path)]
     saved = [c.call for c in bench.commands if isinstance(c, SaveCall)]
     assert replayed == saved[-len(replayed) :]
     assert len(replayed) >= 4
 
 
-def test_a_journal_that_cannot_be_written_stops_nothing(bench: Bench, tmp_path: Path) -> None:
+def test_restarts_do_not_push_old_journals_out(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.call(1000 * S)
     bench.journal.close()
-    (tmp_path / "journal").rename(tmp_path / "gone")
+    for _ in range(50):
+        Journal(tmp_path / "journal", [config()]).close()
+    assert len(list((tmp_path / "journal").iterdir())) == 51
+    assert len(list(replay(tmp_path / "journal/00000001.jsonl"))) == 3
+
+
+def in_the_way(directory: Path) -> Path:
+    """Makes the journal's folder unusable, whoever runs the test."""
+    (directory / "journal").rename(directory / "gone")
+    (directory / "journal").write_text("")
+    return directory / "journal"
+
+
+def test_a_journal_that_cannot_be_written_stops_nothing(bench: Bench, tmp_path: Path) -> None:
+    in_the_way(tmp_path)
     bench.journal.start_file([])
     bench.call(1000 * S)
     assert sum(isinstance(c, SaveCall) for c in bench.commands) == 3
+
+
+def test_a_journal_that_failed_begins_again_when_the_disk_is_back(
+    bench: Bench, tmp_path: Path, mocker: MockerFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = mocker.patch("firmware.engine.journal.time.monotonic", return_value=0.0)
+    obstacle = in_the_way(tmp_path)
+    bench.journal.start_file([])
+    bench.engine.advance(1000 * S)
+    obstacle.unlink()
+    bench.engine.advance(1001 * S)  # not every moment
+    assert not obstacle.exists()
+    clock.return_value = 61.0
+    bench.engine.advance(1062 * S)
+    bench.call(2000 * S)
+    assert [save.call for save in replay(obstacle / "00000001.jsonl")] == [
+        c.call for c in bench.commands if isinstance(c, SaveCall)
+    ]
+    assert [r.getMessage().split()[0] for r in caplog.records] == ["event=journal_stopped", "event=journal_works_again"]
+
+
+def test_a_full_disk_does_not_fill_with_empty_journals(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    (tmp_path / "journal").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        opened = os.open
+
+        def full(path: Path, flags: int, mode: int) -> int:
+            os.close(opened(path, flags, mode))
+            return opened("/dev/full", os.O_WRONLY)
+
+        patch.setattr("firmware.engine.journal.os.open", full)
+        journal = Journal(tmp_path / "journal", [config()])
+    journal.call_id("not written")
+    assert list((tmp_path / "journal").iterdir()) == []
+
+
+def test_a_hum_that_never_stops_fills_one_file_and_the_next_begins_when_it_is_over(
+    bench: Bench, tmp_path: Path, mocker: MockerFixture
+) -> None:
+    mocker.patch("firmware.engine.journal._MOST_BYTES", 20_000)
+    bench.call(1000 * S)
+    for n in range(4000):
+        bench.engine.take(RingEdge(at_ns=2000 * S + n * 10 * MS, line=1, active=n % 2 == 0))
+        bench.engine.advance(2000 * S + n * 10 * MS)
+    (full,) = (tmp_path / "journal").iterdir()
+    assert full.stat().st_size <= 20_100
+    assert full.read_text().splitlines()[-1] == '{"full":true}'
+    saved = [c.call for c in bench.commands if isinstance(c, SaveCall)]
+    assert [save.call for save in replay(full)] == saved[: len(list(replay(full)))]
+    assert len(list(replay(full))) >= 3
+    bench.engine.advance(3000 * S)
+    bench.call(4000 * S)
+    assert len(list(replay(tmp_path / "journal/00000002.jsonl"))) == 3
+
+
+def test_a_full_file_ends_between_any_two_lines(bench: Bench, tmp_path: Path) -> None:
+    bench.call(1000 * S)
+    (path,) = (tmp_path / "journal").iterdir()
+    lines = path.read_text().splitlines(keepends=True)
+    whole = list(replay(path))
+    for kept in range(1, len(lines)):
+        path.write_text("".join([*lines[:kept], '{"full":true}\n']))
+        found = list(replay(path))
+        assert found == whole[: len(found)]
+
+
+def test_a_foreign_file_among_the_journals_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "journal").mkdir()
+    (tmp_path / "journal/notes.jsonl").write_text("mine")
+    Journal(tmp_path / "journal", [config()]).close()
+    assert sorted(p.name for p in (tmp_path / "journal").iterdir()) == ["00000001.jsonl", "notes.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "",
+        '{"journal":1}',
+        '{"journal":1,"lines":[{}]}',
+        '{"journal":1,"lines":[7]}',
+        '{"journal":1,"lines":null}',
+        '{"journal":1,"lines":[{"number":1,"hook":{}}]}',
+    ],
+)
+def test_a_malformed_head_is_a_sentence(tmp_path: Path, head: str) -> None:
+    path = tmp_path / "j.jsonl"
+    path.write_text(head + "\n")
+    with pytest.raises(JournalError, match=r"j\.jsonl:1: "):
+        list(replay(path))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"in":"CallLeftOpen","at_ns":0,"line":1,"call":{"schema":99},"recording":null,"repaired":false,'
+        '"no_recording":null}',
+        '{"in":"CallLeftOpen","line":1}',
+        '{"in":"LoopEdge","at_ns":"x","line":1,"closed":true}',
+        '{"in":["x"]}',
+        '{"timer":"none","line":1}',
+        "[" * 100_000,
+    ],
+)
+def test_a_malformed_line_is_a_sentence(bench: Bench, tmp_path: Path, line: str) -> None:
+    (path,) = (tmp_path / "journal").iterdir()
+    path.write_text(path.read_text() + '{"in":"LoopEdge","at_ns":1,"line":1,"closed":false}\n' * 2 + line + "\n")
+    with pytest.raises(JournalError, match=r"jsonl:4: "):
+        list(replay(path))
 
 
 # -- the unit

@@ -1,7 +1,8 @@
 """The journal: every input of the lines, ids and clock reads included, so that a replay gives the same calls.
 
 JSON lines. A file stands alone: it begins with the lines' configuration and the levels of their inputs, and the journal
-starts a new one only while no call is under way. It holds callers' numbers (mode 0600), never digits keyed in a call.
+starts a new one only while no call is under way; {"full": true} ends one that grew too long before that.
+It holds callers' numbers (mode 0600), never digits keyed in a call.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from drivers import signals
 from drivers.signals import LinePresentEdge, LoopEdge
@@ -26,8 +29,12 @@ from firmware.core.line import LineConfig, SaveCall, Timer
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-_FILE_BYTES = 2_000_000
-_FILES = 20
+_FILE_BYTES = 2_000_000  # from here on, a new file at the next idle moment
+_MOST_BYTES = 10_000_000  # no file is longer: a humming comparator leaves no idle moment
+_ALL_BYTES = 40_000_000
+_BLOCK_BYTES = 4096  # a short file fills a block of the disk too
+_RETRY_S = 60.0
+_FULL = b'{"full":true}\n'
 _INPUTS: dict[str, type[Any]] = {
     cls.__name__: cls
     for module in (signals, facts)
@@ -38,6 +45,14 @@ _INPUTS: dict[str, type[Any]] = {
 
 class JournalError(ValueError):
     """The file is no journal of this version; says where."""
+
+
+class _CutOff(Exception):
+    """The journal ends between an input and what the lines asked for because of it."""
+
+
+# What a line of the wrong shape, or of another version, raises on its way through the machine.
+_MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 
 
 def encode(given: Input) -> dict[str, Any]:
@@ -59,38 +74,56 @@ def _recording_ready(fields: dict[str, Any]) -> RecordingReady:
 
 
 class Journal:
-    """Appends to files below directory. A failing disk stops the journal, said once, never the unit. Thread: loop."""
+    """Appends to files below directory. Thread: loop.
+
+    A failing disk stops the journal, never the unit; a new file is tried for once a minute.
+    """
 
     def __init__(self, directory: Path, configs: list[LineConfig]) -> None:
         self._directory = directory
         self._head = {"journal": FORMAT, "lines": [dataclasses.asdict(config) for config in configs]}
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
         self._size = 0
         self._failed = False
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._retry_s = math.inf  # when to begin again, once it has stopped
         self.start_file([])
 
     def start_file(self, levels: Sequence[LoopEdge | LinePresentEdge]) -> None:
         """Begin a new file with the levels of the inputs, and let the oldest go."""
         self.close()
-        names = sorted(self._directory.glob("*.jsonl"))
-        number = int(names[-1].stem) + 1 if names else 1
         try:
-            for old in names[: len(names) + 1 - _FILES]:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            numbered = (old for old in self._directory.glob("*.jsonl") if old.stem.isascii() and old.stem.isdecimal())
+            olds = sorted(numbered, key=lambda old: int(old.stem))
+            sizes = [old.stat().st_size + _BLOCK_BYTES for old in olds]
+            total = sum(sizes)
+            for old, size in zip(olds, sizes, strict=True):
+                if total + _MOST_BYTES <= _ALL_BYTES:
+                    break
                 old.unlink()
-            path = self._directory / f"{number:08d}.jsonl"
-            self._file = os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8")
+                total -= size
+            path = self._directory / f"{int(olds[-1].stem) + 1 if olds else 1:08d}.jsonl"
+            self._file = os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb")
         except OSError as error:
             self._fail(error)
             return
-        self._size = 0
+        self._size, self._retry_s = 0, math.inf
         self._write(self._head)
         for level in levels:
             self.given(dataclasses.replace(level, initial=True))
+        if self._file is None:
+            try:
+                path.unlink()  # or a full disk would get one every minute
+            except OSError:
+                pass  # it will go as the oldest
+        elif self._failed:
+            self._failed = False
+            log.warning("event=journal_works_again")
 
     @property
     def full(self) -> bool:
-        return self._size > _FILE_BYTES
+        """A new file is due, at the next idle moment."""
+        return self._size > _FILE_BYTES if self._file else time.monotonic() > self._retry_s
 
     def given(self, given: Input) -> None:
         self._write(encode(given))
@@ -105,30 +138,37 @@ class Journal:
         self._write({"clock": dataclasses.asdict(read)})
 
     def close(self) -> None:
-        if self._file:
+        file, self._file = self._file, None
+        if file:
             try:
-                self._file.close()
+                file.close()
             except OSError as error:
                 self._fail(error)
-            self._file = None
 
     def _write(self, entry: dict[str, Any]) -> None:
         if self._file is None:
             return
         text = json.dumps(entry, separators=(",", ":"), ensure_ascii=False) + "\n"
+        line = text.encode(errors="backslashreplace")  # a lone surrogate as JSON's own escape
+        full = self._size + len(line) > _MOST_BYTES
         try:
-            self._file.write(text)
+            self._file.write(_FULL if full else line)
             self._file.flush()  # to the kernel: a crash of the unit loses nothing; a power cut may
         except OSError as error:
             self._fail(error)
             return
-        self._size += len(text)
+        self._size += len(line)
+        if full:
+            log.warning("event=journal_full bytes=%d", _MOST_BYTES)
+            self.close()
+            self._retry_s = 0
 
     def _fail(self, error: OSError) -> None:
-        self._file = None
         if not self._failed:
             log.warning("event=journal_stopped reason=%s", error.strerror)
         self._failed = True
+        self._retry_s = time.monotonic() + _RETRY_S
+        self.close()
 
 
 class JournalledReads:
@@ -155,7 +195,9 @@ class _ReplayedReads:
         self._entries, self._name = entries, name
 
     def _next(self, key: str) -> Any:
-        number, entry = next(self._entries, (0, {}))
+        number, entry = next(self._entries, (0, None))
+        if entry is None:
+            raise _CutOff
         if key not in entry:
             raise JournalError(f"{self._name}:{number}: a {key} was expected here; the journal is not of this version.")
         return entry[key]
@@ -169,7 +211,10 @@ class _ReplayedReads:
 
 
 def replay(path: Path) -> Iterator[SaveCall]:
-    """Run a journal through the lines again; yields each call as it was saved. Raises JournalError, OSError."""
+    """Run a journal through the lines again; yields each call as it was saved.
+
+    Raises JournalError, OSError, UnicodeDecodeError.
+    """
     with path.open(encoding="utf-8") as file:
         yield from _replay(file, str(path))
 
@@ -181,10 +226,12 @@ def _replay(file: TextIO, name: str) -> Iterator[SaveCall]:
                 return  # the unit was cut off while it wrote this line
             try:
                 entry = json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise JournalError(f"{name}:{number}: is not a journal line ({error}).") from error
             if not isinstance(entry, dict):
                 raise JournalError(f"{name}:{number}: is not a journal line.")
+            if "full" in entry:
+                return
             yield number, entry
 
     entries = parsed()
@@ -193,8 +240,11 @@ def _replay(file: TextIO, name: str) -> Iterator[SaveCall]:
         raise JournalError(f"{name}:1: is not a journal of format {FORMAT}; give a file of the unit's journal folder.")
     reads = _ReplayedReads(entries, name)
     lines: dict[int, LineMachine] = {}
-    for config in head["lines"]:
-        lines[config["number"]] = LineMachine(LineConfig(**config | {"hook": HookTiming(**config["hook"])}), reads)
+    try:
+        for config in head["lines"]:
+            lines[config["number"]] = LineMachine(LineConfig(**config | {"hook": HookTiming(**config["hook"])}), reads)
+    except _MALFORMED as error:
+        raise JournalError(f"{name}:1: has no lines that can be replayed ({error!r}).") from error
     for number, entry in entries:
         try:
             if "timer" in entry:
@@ -203,7 +253,11 @@ def _replay(file: TextIO, name: str) -> Iterator[SaveCall]:
                 given = decode(entry)
                 on = [lines[given.line]] if hasattr(given, "line") else list(lines.values())
                 commands = [command for line in on for command in line.handle(given)]
-        except (KeyError, TypeError) as error:
+        except _CutOff:
+            return
+        except (JournalError, UnicodeDecodeError):
+            raise
+        except _MALFORMED as error:
             raise JournalError(f"{name}:{number}: cannot be replayed ({error!r}).") from error
         for command in commands:
             if isinstance(command, SaveCall):
