@@ -119,7 +119,10 @@ class Unit:
     def recover(self) -> None:
         """File what is open although nothing goes on: repair its recordings, and call it interrupted."""
         data = self.settings.unit.data_dir
+        newer = {save.call.call_id for save in self._unsaved}  # the disk knows an old state of these
         for call in self.store.left_open():
+            if call.call_id in newer:
+                continue
             ready, repaired, reason = None, False, "the unit stopped before any sound of it was on the disk"
             if call.recording is None:
                 try:
@@ -166,6 +169,7 @@ class Unit:
         for recorder in (self.lanes or self.recorders).values():
             recorder.close()
         self.engine.drain()
+        self._save()
         self.recover()
         self._save()
         if self._unsaved:

@@ -276,6 +276,56 @@ def test_what_a_full_disk_refused_is_kept_and_written_later_in_order(unit: Unit,
     assert [e["body"]["type"] for e in events] == ["call.dialled", "call.ended", "recording.failed"] * 2
 
 
+@pytest.fixture
+def stored(tmp_path: Path) -> Iterator[Path]:
+    """Where the unit's calls are after it was closed."""
+    yield tmp_path / "data" / STORE_FILE
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_what_is_unsaved_at_the_end_is_written_or_counted(
+    unit: Unit, stored: Path, back: bool, mocker: MockerFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    unit.engine.take(LoopEdge(at_ns=100 * S, line=1, closed=True))
+    unit.engine.advance(101 * S)  # on the disk, and open
+    disk = mocker.patch.object(CallStore, "commit", side_effect=StoreError("full"))
+    unit.engine.take(LoopEdge(at_ns=110 * S, line=1, closed=False))
+    unit.engine.advance(115 * S)
+    if back:
+        mocker.stop(disk)
+    unit.close()
+    (call,) = read_table(stored, "calls")
+    lost = [r.getMessage() for r in caplog.records if "calls_lost" in r.getMessage()]
+    if back:
+        assert call["outcome"] == "outgoing_unknown" and lost == []
+    else:
+        assert call["outcome"] is None and lost == ["event=calls_lost count=1"]
+
+
+def test_a_data_folder_that_vanishes_stops_nothing(unit: Unit, stored: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").rename(tmp_path / "away")
+    assert unit._recorder_state()["disk_free_mb"] is None
+    unit.engine.take(LoopEdge(at_ns=100 * S, line=1, closed=True))
+    unit.engine.advance(101 * S)
+    assert len(read_table(stored, "calls")) == 1
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_damaged_store_is_a_fault_of_a_unit_that_records(
+    tmp_path: Path, stored: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored.parent.mkdir()
+    stored.write_text("{")
+    scenario = story.parse("title T\n1.0 lift\n9.0 hang up\n", tmp_path / "t.txt")
+    unit = Unit(virtual_settings(scenario, tmp_path / "data"), board.load("line-tap-1"), live=False, now=lambda: 0)
+    assert [fault.split("/")[0] for fault in unit._recorder_state()["faults"]] == ["store"]
+    assert any(r.levelname == "ERROR" and "damaged" in r.getMessage() for r in caplog.records)
+    unit.engine.take(LoopEdge(at_ns=100 * S, line=1, closed=True))
+    unit.engine.advance(101 * S)
+    unit.close()
+    assert len(read_table(stored, "calls")) == 1
+
+
 def test_a_device_that_is_lost_is_known_to_doctor_until_it_is_back(unit: Unit) -> None:
     health = unit.settings.unit.data_dir / HEALTH_FILE
     unit.engine.take(DeviceLost(at_ns=1, device="codec", line=1, reason="Unplugged; plug it in."))

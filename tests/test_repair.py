@@ -57,7 +57,7 @@ def test_a_full_card_gives_no_copy(card: Path, free: int) -> None:
     before = path.read_bytes()
     room = os.statvfs(card)
     (card / "filler").write_bytes(bytes(room.f_bavail * room.f_frsize - free))
-    with pytest.raises(OSError, match="."):  # in the words of whoever noticed
+    with pytest.raises(OSError, match=r"."):  # in the words of whoever noticed
         repair(card, open_call(), at_ns=7)
     assert names(card) == sorted([path.name, "filler"])
     (card / "filler").unlink()

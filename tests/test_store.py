@@ -102,6 +102,7 @@ def test_a_second_owner_is_refused(tmp_path: Path) -> None:
     store.close()
 
 
+ENTRY = '{"stream":"call","sequence":1,"state":"pending","body":{}}'
 WHOLE = '"meta":{"1":{"schema":1,"store_id":"s"}}'
 
 
@@ -115,6 +116,13 @@ WHOLE = '"meta":{"1":{"schema":1,"store_id":"s"}}'
         f'{{{WHOLE},"calls":[]}}'.encode(),
         f'{{{WHOLE},"calls":{{"1":{{"schema":1}}}}}}'.encode(),
         f'{{{WHOLE},"outbox":{{"1":{{"stream":"call"}}}}}}'.encode(),
+        f'{{{WHOLE},"outbox":{{"x":{ENTRY}}}}}'.encode(),
+        f'{{{WHOLE},"outbox":{{"1":{ENTRY.replace(":1", ":null")}}}}}'.encode(),
+        f'{{{WHOLE},"outbox":"none"}}'.encode(),
+        b'{"meta":{"1":{"schema":"x","store_id":"s"}}}',
+        b'{"meta":{"1":{"schema":1,"store_id":7}}}',
+        b"[" * 100_000,
+        b"",
     ],
 )
 def test_a_damaged_store_is_set_aside_and_calls_go_on(tmp_path: Path, text: bytes) -> None:
@@ -127,6 +135,91 @@ def test_a_damaged_store_is_set_aside_and_calls_go_on(tmp_path: Path, text: byte
     store.commit(call(1), [told(1)])
     store.close()
     assert len(read_table(path, "calls")) == 1
+    again = CallStore(path, "s")  # it stays a fault until somebody has taken the file away
+    assert again.set_aside == store.set_aside and len(again.pending(9)) == 1
+    again.close()
+
+
+def test_one_that_was_set_aside_is_never_written_over(tmp_path: Path, mocker: MockerFixture) -> None:
+    mocker.patch("firmware.records.store.time.strftime", return_value="20251123-120000")
+    path = tmp_path / "calls.json"
+    for text in ("{1", "{2", "{3"):
+        path.write_text(text)
+        CallStore(path, "s").close()
+    aside = sorted(each for each in tmp_path.iterdir() if "damaged" in each.name)
+    assert [each.read_text() for each in aside] == ["{1", "{2", "{3"]
+
+
+@pytest.mark.parametrize("change", [{"call_id": ["x"]}, {"line": []}, {"opened_ns": "x"}, {"clock": 1}, {"marks": 1}])
+def test_a_call_that_cannot_be_read_is_damage_and_is_not_quoted(tmp_path: Path, change: dict[str, object]) -> None:
+    path = tmp_path / "calls.json"
+    made = {**call(1, dialled="0300001234").to_dict(), **change}
+    path.write_text(f'{{{WHOLE},"calls":{{"1":{json.dumps(made)}}}}}')
+    with pytest.raises(StoreError, match="is damaged") as found:
+        read_table(path, "calls")
+    assert "0300001234" not in str(found.value)
+    store = CallStore(path, "s")
+    assert store.set_aside is not None
+    store.close()
+
+
+def test_a_bad_block_of_the_card_is_damage(tmp_path: Path, mocker: MockerFixture) -> None:
+    path = tmp_path / "calls.json"
+    CallStore(path, "s").close()
+    mocker.patch.object(Path, "read_bytes", side_effect=[OSError(5, "Input/output error"), FileNotFoundError()])
+    store = CallStore(path, "s")
+    assert store.set_aside is not None and store.set_aside.exists()
+    store.close()
+
+
+def test_a_record_of_a_newer_version_is_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "calls.json"
+    path.write_text(f'{{{WHOLE},"calls":{{"1":{{"schema":2}}}}}}')
+    with pytest.raises(StoreError, match="has schema 2, this version reads 1"):
+        CallStore(path, "s")
+    assert path.exists()
+
+
+def test_a_lone_surrogate_is_kept_and_stops_no_commit(tmp_path: Path) -> None:
+    path = tmp_path / "calls.json"
+    store = CallStore(path, "s")
+    store.commit(call(1, dialled="\udc80"), [])
+    store.close()
+    assert read_table(path, "calls")[0]["dialled"] == "\udc80"
+
+
+def test_a_call_that_somebody_removed_gives_its_place_to_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "calls.json"
+    store = CallStore(path, "s")
+    for number in (1, 2, 3):
+        store.commit(call(number), [])
+    store.close()
+    with TinyDB(path) as stock:
+        stock.table("calls").remove(Query().call_id == "id-1")
+    store = CallStore(path, "s")
+    store.commit(call(4), [])
+    store.close()
+    assert [c["call_id"] for c in read_table(path, "calls")] == ["id-2", "id-3", "id-4"]
+
+
+def test_marks_outlive_a_commit_and_a_flush_that_fail(tmp_path: Path, mocker: MockerFixture) -> None:
+    path = tmp_path / "calls.json"
+    store = CallStore(path, "s")
+    store.commit(call(1), [told(1)] * 3)
+    store.commit(call(2), [])
+    store.mark("call", 1, "accepted")
+    full = mocker.patch("os.fsync", side_effect=OSError(28, "No space left on device"))
+    with pytest.raises(StoreError):
+        store.commit(call(1, outcome="missed"), [told(1)])
+    with pytest.raises(StoreError):
+        store.flush()
+    mocker.stop(full)
+    path.unlink()
+    store.flush()
+    assert [e["state"] for e in read_table(path, "outbox")] == ["accepted", "pending", "pending"]
+    assert [c["call_id"] for c in read_table(path, "calls")] == ["id-1", "id-2"]  # in the order of filing
+    store.close()
+    CallStore(path, "s").close()
 
 
 def test_a_newer_store_is_left_alone(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ the old one. What commit() returned from is on the disk. The file is plain TinyD
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import itertools
 import json
-import operator
 import os
 import time
 import uuid
@@ -36,9 +37,6 @@ class Damaged(StoreError):
     """The file is there and is no whole store."""
 
 
-_ENTRY = operator.itemgetter("stream", "sequence", "state", "body")
-
-
 class _WholeFile(Storage):
     """TinyDB storage that holds the data in memory and replaces the file in one step when told to."""
 
@@ -59,7 +57,7 @@ class _WholeFile(Storage):
         temporary = self.path.with_suffix(".new")
         text = json.dumps(self.data, ensure_ascii=False, separators=(",", ":"))
         descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(descriptor)
@@ -91,28 +89,57 @@ def _load(path: Path) -> dict[str, dict[str, Any]] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror}); check its rights and the card.") from error
+        kind = Damaged if error.errno == errno.EIO else StoreError  # a bad block of the card
+        raise kind(f"{path}: cannot be read ({error.strerror}); check its rights and the card.") from error
     try:
-        data: dict[str, dict[str, Any]] = json.loads(text)
-    except ValueError as error:  # UnicodeDecodeError is one
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is one
         raise Damaged(f"{path}: is damaged ({error}); keep a copy of it and put back a backup.") from error
     try:
-        schema = data["meta"]["1"]["schema"]
-    except (KeyError, TypeError) as error:
-        raise Damaged(f"{path}: is damaged (no schema in it); keep a copy of it and put back a backup.") from error
-    if schema != SCHEMA:
+        _check(data)
+    except _OtherSchema as error:
         raise StoreError(
-            f"{path}: has schema {schema}, this version reads {SCHEMA}; install the version that wrote it."
-        )
-    try:
-        str(data["meta"]["1"]["store_id"])
-        for call in data.get("calls", {}).values():
-            Call.from_dict(call)
-        for entry in data.get("outbox", {}).values():
-            _ENTRY(entry)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Damaged(f"{path}: is damaged (a record in it is not whole: {error!r}); put back a backup.") from error
-    return data
+            f"{path}: has schema {error}, this version reads {SCHEMA}; install the version that wrote it."
+        ) from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        # What the error says may hold a number of a caller, so it is not told.
+        raise Damaged(f"{path}: is damaged (a record in it is not whole); put back a backup.") from error
+    return cast(dict[str, dict[str, Any]], data)
+
+
+class _OtherSchema(Exception):
+    """The store, or a record in it, is of another version."""
+
+
+def _check(data: Any) -> None:
+    """Raises _OtherSchema, and for anything that is no whole store what comes."""
+    _check_schema(data["meta"]["1"])
+    _check_is(str, data["meta"]["1"]["store_id"])
+    for doc_id, call in data.get("calls", {}).items():
+        _check_schema(call)
+        _check_is(int, int(doc_id), call["line"])
+        _check_is(str, Call.from_dict(call).to_dict()["call_id"])
+    for doc_id, entry in data.get("outbox", {}).items():
+        _check_is(int, int(doc_id), entry["sequence"])
+        _check_is(str, entry["stream"], entry["state"])
+        _check_is(dict, entry["body"])
+
+
+def _check_schema(record: Any) -> None:
+    _check_is(int, record["schema"])
+    if record["schema"] != SCHEMA:
+        raise _OtherSchema(record["schema"])
+
+
+def _check_is(kind: type, *values: Any) -> None:
+    if not all(isinstance(value, kind) for value in values):
+        raise TypeError
+
+
+def _free_name(name: str) -> Path:
+    """A path that is not taken: name, or name-2, name-3."""
+    tries = (Path(name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    return next(path for path in tries if not path.exists())
 
 
 class CallStore:
@@ -130,19 +157,23 @@ class CallStore:
         except OSError as error:
             self._lock.close()
             raise StoreError(f"{path}: another unit is running on this data; stop it first.") from error
-        self.set_aside: Path | None = None  # a damaged store that was found here; a new one was begun
         try:
             try:
                 self._storage = _WholeFile(path)
             except Damaged:
                 # Calls must be recorded whatever became of the old ones; they stay for whoever can mend them.
-                self.set_aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
-                os.link(path, self.set_aside)  # never over an older one
-                path.unlink()
+                path.rename(_free_name(f"{path}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"))
                 self._storage = _WholeFile(path)
-        except OSError:  # StoreError is one
+        except StoreError:
             self._lock.close()
             raise
+        except OSError as error:
+            self._lock.close()
+            raise StoreError(
+                f"{path}: is damaged and cannot be set aside ({error.strerror}); mend the card."
+            ) from error
+        # The last damaged store that was found here and not taken away since; a new one was begun in its place.
+        self.set_aside = max(path.parent.glob(f"{path.name}.damaged-*"), default=None)
         self._db = TinyDB(storage=lambda: self._storage)
         self._calls, self._outbox, self._meta = (self._db.table(name) for name in ("calls", "outbox", "meta"))
         if self._storage.data is None:
@@ -163,7 +194,7 @@ class CallStore:
 
     def commit(self, call: Call, events: Sequence[CallEvent]) -> None:
         """Write a call (new or changed) and its events, all or nothing. On return they are on the disk."""
-        doc_id = self._call_ids.get(call.call_id) or len(self._call_ids) + 1
+        doc_id = self._call_ids.get(call.call_id) or max(self._call_ids.values(), default=0) + 1
         before = self._calls.get(doc_id=doc_id)
         self._calls.upsert(Document(call.to_dict(), doc_id=doc_id))
         first = self._last_event + 1
@@ -174,9 +205,10 @@ class CallStore:
         try:
             self._flush()
         except StoreError:
-            self._calls.remove(doc_ids=[doc_id])
-            if before is not None:
-                self._calls.insert(before)
+            if isinstance(before, Document):
+                self._calls.upsert(before)  # in its old place
+            else:
+                self._calls.remove(doc_ids=[doc_id])
             self._outbox.remove(doc_ids=[first + number for number in range(len(events))])
             raise
         self._call_ids[call.call_id] = doc_id
