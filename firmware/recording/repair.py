@@ -39,6 +39,7 @@ def repair(directory: Path, call: Call, at_ns: int) -> tuple[RecordingReady | No
                 raise OSError(errno.EIO, "the copy is not as long as what it was made from")
             with part.open("rb") as file:
                 os.fsync(file.fileno())
+            part.chmod(0o600)
             part.rename(path)
         except soundfile.SoundFileError as error:
             raise OSError(errno.EIO, str(error)) from error
