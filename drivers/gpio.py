@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -265,6 +267,7 @@ def _chip() -> Any:
     with _chip_lock:
         if Device.pin_factory is None:
             # Imported late: lgpio starts a thread and makes a pipe in $LG_WD (or the working directory) on import.
+            os.environ.setdefault("LG_WD", tempfile.gettempdir())
             Device.pin_factory = importlib.import_module("gpiozero.pins.lgpio").LGPIOFactory()
         return Device.pin_factory
 
