@@ -250,7 +250,7 @@ def test_doctor_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path) -> None:
         check=False,
     )
     found = {finding["what"]: finding for finding in map(json.loads, done.stdout.splitlines())}
-    assert (done.returncode, done.stderr) == (1, "")
+    assert (done.returncode, ours(done.stderr)) == (1, [])
     assert found["disk"]["state"] in ("good", "wrong")
     assert found["store"]["says"] == "no call has been filed yet."
     for what in ("codec/1", "modem/1", "broker"):
@@ -285,7 +285,13 @@ def test_play_without_a_loudspeaker_is_one_sentence(played: Path, tmp_path: Path
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert "no loudspeaker can be opened" in done.stderr and len(done.stderr.splitlines()) == 1
+    (sentence,) = ours(done.stderr)
+    assert "no loudspeaker can be opened" in sentence
+
+
+def ours(stderr: str) -> list[str]:
+    """Without libdb's line, which JACK's library prints where the files of another version lie in /dev/shm."""
+    return [line for line in stderr.splitlines() if not line.startswith("BDB")]
 
 
 def test_help_loads_no_audio_stack() -> None:
