@@ -2,7 +2,7 @@
 
 JSON lines. A file stands alone: it begins with the lines' configuration and the levels of their inputs, and the journal
 starts a new one only while no call is under way; {"full": true} ends one that grew too long before that.
-It holds callers' numbers (mode 0600), never digits keyed in a call.
+It holds callers' numbers (mode 0600), never DTMF keyed in a call (dial pulses are edges of the loop, and stand in it).
 """
 
 from __future__ import annotations
