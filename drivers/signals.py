@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 Presentation = Literal["allowed", "withheld", "unavailable", "payphone", "service_conflict", "not_received", "corrupt"]
-Device = Literal["gpio", "modem", "codec"]
+Device = Literal["gpio", "modem", "codec", "listener"]
+CallerIdSource = Literal["line_fsk", "modem", "line_dtmf"]  # best first
+CallerIdStandard = Literal["bell202", "v23", "jp", "dtmf"]
+Tone = Literal["dial", "second_dial", "ringback", "busy", "call_waiting", "cng", "ced"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,16 +57,25 @@ class PolarityEdge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallerIdReceived:
-    """A caller-ID block was understood. number is digits as received, None unless presentation is "allowed"."""
+    """A caller-ID message was received. number is digits as received, None unless presentation is "allowed".
+
+    at_ns: its first bit or byte; until_ns: its last bit on the line (sources "line_fsk" and "line_dtmf"), else None.
+    A message whose checksum failed is presentation "corrupt" with no number and no name; raw keeps what came.
+    """
 
     at_ns: int
     line: int
-    source: Literal["modem"]
+    source: CallerIdSource
     presentation: Presentation
     number: str | None
     name: str | None
     date_raw: str | None  # as the exchange sent it; never used as a clock
-    raw: str  # the bytes it came from, latin-1, kept as evidence
+    raw: str  # the bytes it came from, kept as evidence: a modem's as latin-1, a frame heard on the line as hex
+    standard: CallerIdStandard | None = None  # None: the modem did not say
+    until_ns: int | None = None
+    called: str | None = None  # which of the subscriber's numbers was dialled (modem dial-in, MDMF 03)
+    redirecting: str | None = None  # who forwarded the call
+    call_waiting: bool = False  # the frame itself says that it is of a second call (service 41)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +85,66 @@ class ModemRing:
     at_ns: int
     line: int
     pattern: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopReport:
+    """The modem reported the line current: a second source of evidence, sometimes fake. Never a decision's only one.
+
+    what: "broken" and "restored" (DLE h and H), "extension" (DLE P: another phone was picked up).
+    """
+
+    at_ns: int
+    line: int
+    what: Literal["broken", "restored", "extension"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyHeard:
+    """A DTMF key was heard on the line, or reported by the modem. key is one of 0-9 A-D * #.
+
+    key "?": keyed after the answer, masked before it was written anywhere. at_ns, until_ns: the tone's beginning, end.
+    """
+
+    at_ns: int
+    line: int
+    key: str
+    until_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToneHeard:
+    """A signalling tone was heard. Told when it is recognised, again at its fourth cycle, and at its end.
+
+    at_ns: where its first cycle began; until_ns: where what was heard of it ends; cycles: on-periods heard so far (a
+    continuous tone: 1); over: the tone has ended.
+    """
+
+    at_ns: int
+    line: int
+    tone: Tone
+    until_ns: int
+    cycles: int
+    over: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CasHeard:
+    """The dual-tone alerting signal 2130 + 2750 Hz was heard (CAS, DT-AS): caller-ID signalling follows."""
+
+    at_ns: int
+    line: int
+    until_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoiceHeard:
+    """Sound that is speech or music, no tone and no key, was heard. Told at its beginning after 2 s or more without,
+    and again every 10 s while it goes on.
+    """
+
+    at_ns: int
+    line: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +181,11 @@ Signal = (
     | PolarityEdge
     | CallerIdReceived
     | ModemRing
+    | LoopReport
+    | KeyHeard
+    | ToneHeard
+    | CasHeard
+    | VoiceHeard
     | ButtonPressed
     | DeviceLost
     | DeviceReady
