@@ -157,7 +157,8 @@ def _other_length(octets: bytes) -> tuple[dict[int, bytes], int] | None:
     """
     for cut in range(len(octets), 5, -1):
         if _proved(octets[:cut]) and (parameters := parse_parameters(octets[2 : cut - 1])):
-            return parameters, cut - 1
+            texts = (parameters.get(kind, b"") for kind in (DATE, NUMBER, NO_NUMBER, CALLED, NAME, NO_NAME))
+            return (parameters, cut - 1) if b"".join(texts).decode("latin-1").isascii() else None
         if octets[cut - 1]:
             break
     return None
