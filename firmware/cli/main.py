@@ -98,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
         "The unit's journals are in its data folder, below journal/. The same journal gives the same calls.",
     )
     replay.add_argument("journal", type=Path, help="the journal's file")
+    instead = replay.add_mutually_exclusive_group()
+    instead.add_argument("--explain", action="store_true", help="tell why each call was judged as it was")
+    instead.add_argument("--masked", action="store_true", help="print the journal with fictitious numbers instead")
+    replay.add_argument("--json", action="store_true", help="with --explain: one JSON object a line for each step")
+    replay.add_argument("--numbers", action="store_true", help="with --explain: do not mask numbers and names")
 
     doctor = command(
         "doctor", "Check devices, disk, clock and broker; says how to mend what is wrong.", "doctor:doctor"

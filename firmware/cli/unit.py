@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 from firmware.cli.main import InputError, log_to_stderr
 from firmware.settings import Settings, SettingsError, load
@@ -46,22 +47,77 @@ def run(args: argparse.Namespace) -> int:
 
 
 def replay(args: argparse.Namespace) -> int:
-    from firmware.core.line import SaveCall
     from firmware.engine.journal import JournalError
-    from firmware.engine.journal import replay as replayed
 
-    calls: dict[str, SaveCall] = {}
+    if (args.json or args.numbers) and not args.explain:
+        raise InputError("--json and --numbers go with --explain; without it, replay prints JSON with all numbers.")
     try:
-        for save in replayed(args.journal):
-            calls[save.call.call_id] = save
+        if args.explain:
+            _explain(args)
+        elif args.masked:
+            _masked(args.journal)
+        else:
+            _replay(args.journal)
     except JournalError as error:
         raise InputError(str(error)) from error
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"{args.journal}: cannot be read ({why}); give the path of a journal.") from error
-    for save in calls.values():
-        print(json.dumps(save.call.to_dict(), ensure_ascii=False))
     return 0
+
+
+def _replay(journal: Path) -> None:
+    from firmware.engine.journal import replay as replayed
+
+    for call in {save.call.call_id: save.call for save in replayed(journal)}.values():
+        print(json.dumps(call.to_dict(), ensure_ascii=False))
+
+
+def _masked(journal: Path) -> None:
+    from firmware.engine.journal import masked
+
+    for line in masked(journal):
+        print(line)
+
+
+def _explain(args: argparse.Namespace) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from firmware.cli.show import outcome_text, terminal, time_text
+    from firmware.core.explain import accounts, sentences, step_to_dict, verdict
+    from firmware.engine.journal import steps
+
+    told = accounts(steps(args.journal))
+    if args.json:
+        for account in told:
+            for entry in account.entries:
+                print(json.dumps(step_to_dict(entry, account, numbers=args.numbers), ensure_ascii=False))
+        return
+    console = terminal()
+    if not any(account.call for account in told):
+        console.print(f"{args.journal}: no call is in it.")
+    for account in told:
+        call = account.call
+        if call:
+            heading = Text(f"Call {call.call_id[-8:]}, line {call.line}, {time_text(call.iso(call.opened_ns))}: ")
+            console.print(heading.append_text(outcome_text(call.outcome)), style="bold")
+        else:
+            console.print(f"Line {account.line}, no call:", style="bold")
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column(justify="right", no_wrap=True, style="dim")
+        table.add_column(overflow="fold")
+        for at_s, happened, followed in sentences(account, numbers=args.numbers):
+            quiet = followed.startswith("changes nothing")
+            sentence = Text(happened, style="dim" if quiet else "")
+            table.add_row(
+                f"{at_s:+.2f} s", sentence.append(f": {followed}." if followed else ".", "" if quiet else "cyan")
+            )
+        console.print(table)
+        for what, value, rests_on in verdict(account, numbers=args.numbers):
+            why = (f" ({rests_on})", "dim") if rests_on else ""
+            console.print(Text.assemble("  So ", (what, "bold"), f": {value}", why, "."))
+        console.print()
 
 
 def settings_check(args: argparse.Namespace) -> int:

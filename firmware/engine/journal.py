@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,9 +22,9 @@ from drivers import signals
 from drivers.signals import LinePresentEdge, LoopEdge
 from firmware.core import facts
 from firmware.core.call import ClockRead
+from firmware.core.explain import Step, TracedLine, private
 from firmware.core.facts import Gap, Input, RecordingReady
 from firmware.core.hook import HookTiming
-from firmware.core.line import Line as LineMachine
 from firmware.core.line import LineConfig, SaveCall, Timer
 
 log = logging.getLogger(__name__)
@@ -215,50 +216,120 @@ def replay(path: Path) -> Iterator[SaveCall]:
 
     Raises JournalError, OSError, UnicodeDecodeError.
     """
+    for step in steps(path):
+        for command in step.commands:
+            if isinstance(command, SaveCall):
+                yield command
+
+
+def steps(path: Path) -> Iterator[Step]:
+    """Run a journal through the lines again; yields every input and timer, for each line that it reached.
+
+    Raises JournalError, OSError, UnicodeDecodeError.
+    """
     with path.open(encoding="utf-8") as file:
-        yield from _replay(file, str(path))
+        yield from _steps(_entries(file, str(path)), str(path))
 
 
-def _replay(file: TextIO, name: str) -> Iterator[SaveCall]:
-    def parsed() -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, text in enumerate(file, 1):
-            if not text.endswith("\n"):
-                return  # the unit was cut off while it wrote this line
-            try:
-                entry = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                raise JournalError(f"{name}:{number}: is not a journal line ({error}).") from error
-            if not isinstance(entry, dict):
-                raise JournalError(f"{name}:{number}: is not a journal line.")
-            if "full" in entry:
-                return
-            yield number, entry
+def _entries(file: TextIO, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The journal's lines with their numbers, as far as they are whole."""
+    for number, text in enumerate(file, 1):
+        if not text.endswith("\n"):
+            return  # the unit was cut off while it wrote this line
+        try:
+            entry = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise JournalError(f"{name}:{number}: is not a journal line ({error}).") from error
+        if not isinstance(entry, dict):
+            raise JournalError(f"{name}:{number}: is not a journal line.")
+        if "full" in entry:
+            return
+        yield number, entry
 
-    entries = parsed()
+
+def _steps(entries: Iterator[tuple[int, dict[str, Any]]], name: str) -> Iterator[Step]:
     _, head = next(entries, (0, {}))
     if head.get("journal") != FORMAT:
         raise JournalError(f"{name}:1: is not a journal of format {FORMAT}; give a file of the unit's journal folder.")
     reads = _ReplayedReads(entries, name)
-    lines: dict[int, LineMachine] = {}
+    lines: dict[int, TracedLine] = {}
     try:
         for config in head["lines"]:
-            lines[config["number"]] = LineMachine(LineConfig(**config | {"hook": HookTiming(**config["hook"])}), reads)
+            lines[config["number"]] = TracedLine(LineConfig(**config | {"hook": HookTiming(**config["hook"])}), reads)
     except _MALFORMED as error:
         raise JournalError(f"{name}:1: has no lines that can be replayed ({error!r}).") from error
     for number, entry in entries:
         try:
             if "timer" in entry:
-                commands = lines[entry["line"]].fire(entry["timer"])
+                done = [lines[entry["line"]].step(entry["due"], entry["timer"])]
             else:
                 given = decode(entry)
                 on = [lines[given.line]] if hasattr(given, "line") else list(lines.values())
-                commands = [command for line in on for command in line.handle(given)]
+                done = [line.step(given.at_ns, given) for line in on]
         except _CutOff:
             return
         except (JournalError, UnicodeDecodeError):
             raise
         except _MALFORMED as error:
             raise JournalError(f"{name}:{number}: cannot be replayed ({error!r}).") from error
-        for command in commands:
-            if isinstance(command, SaveCall):
-                yield command
+        yield from done
+
+
+def masked(path: Path) -> Iterator[str]:
+    """The journal's lines with fictitious numbers in place of what came over the line or was dialled.
+
+    The same number becomes the same, of the same length; a replay makes the same of it. Raises as replay() does, and
+    JournalError for a number that was dialled with pulses: it stands in the edges.
+    """
+    for step in steps(path):
+        if any(type(judged.fact).__name__ == "DialPulses" for judged in step.judged):
+            raise JournalError(f"{path}: holds digits dialled with pulses, which cannot be masked; take another call.")
+    numbers = _Fictitious()
+    with path.open(encoding="utf-8") as file:
+        for _, entry in _entries(file, str(path)):
+            yield json.dumps(numbers.instead_of(entry), separators=(",", ":"), ensure_ascii=False)
+
+
+# What stands in a journal's own lines, and the trunk prefix instead of a country code.
+_HEAD = {"id", "state", "country", "opened", "answered", "ended"}
+_TRUNK = {"+81": "0", "+44": "0", "+1": ""}
+
+
+class _Fictitious:
+    """Numbers that nobody has, instead of real ones."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, str] = {}
+
+    def instead_of(self, value: Any, name: str = "", of: str = "") -> Any:
+        """A value of a journal's line, at whatever depth."""
+        if isinstance(value, dict):
+            own = value.get("in", of)
+            return {key: self.instead_of(each, key, own) for key, each in value.items()}
+        if isinstance(value, list):
+            return [self.instead_of(each, name, of) for each in value]
+        if name in _HEAD or not private(name, value, of):
+            return value
+        if name == "raw" and of == "CallerIdReceived":
+            return "masked"
+        return self._text(value)
+
+    def _text(self, text: str) -> str:
+        if len(text) == 1:
+            return "0"  # a key
+        if not re.fullmatch(r"\+?[0-9]+", text):
+            return "masked"
+        abroad = next((code for code in _TRUNK if text.startswith(code)), "")
+        national = _TRUNK[abroad] + text[len(abroad) :] if abroad else text
+        if national not in self._of:
+            self._of[national] = self._new(national)
+        new = self._of[national]
+        return abroad + new[len(_TRUNK[abroad]) :] if abroad else new
+
+    def _new(self, national: str) -> str:
+        """The prefix stays, the subscriber is one of an unused exchange (+1: 555-01xx)."""
+        count, size = len(self._of) + 1, len(national)
+        if size == 10 and national[0] != "0":
+            return f"{national[:3]}55501{count % 100:02d}"
+        prefix = national[: 3 if national[2:3] == "0" else 2] if size > 6 else ""
+        return prefix + str(count % 10_000).zfill(size - len(prefix))[-(size - len(prefix)) :]
