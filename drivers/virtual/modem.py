@@ -1,11 +1,12 @@
 """A modem that is not there: the bytes a caller-ID modem writes, and a modem behind a pseudo terminal that writes them.
 
-Not simulated: voice, data and fax modes, dialling and answering, country rules (a region command is taken and changes
+Not simulated: sound, data and fax modes, dialling and answering, country rules (a region command is taken and changes
 nothing), S-registers but S0, speed and flow control, the time a modem needs to demodulate, line noise (write_raw can).
 """
 
 from __future__ import annotations
 
+import binascii
 import os
 import re
 import select
@@ -17,16 +18,20 @@ from typing import Literal
 
 from drivers.signals import Presentation
 
-Dialect = Literal["conexant", "usr", "rockwell", "zyxel", "hex"]
+Dialect = Literal["conexant", "usr", "rockwell", "zyxel", "hex", "agere", "silabs", "voice"]
 
 _IDENTITY: dict[Dialect, str] = {  # the answer to ATI3
     "conexant": "CX93001-EIS_V0.2013-V92",
     "usr": "U.S. Robotics 56K FAX USB V1.2.23",
     "rockwell": "V2.200-V34_DS",
     "zyxel": "U1496E V 6.22",
-    "hex": "Agere SoftModem V2.1",
+    "hex": "V90 SoftModem V2.1",
+    "agere": "Agere SoftModem Version 2.1.77",
+    "silabs": "",  # names itself at ATI6 only
+    "voice": "V1.0-V34_VOICE",
 }
 _LETTER: dict[Presentation, str] = {"withheld": "P", "unavailable": "O", "payphone": "C", "service_conflict": "S"}
+_HEX = ("hex", "agere", "silabs")
 _DIGITS = {"OK": "0", "ERROR": "4"}
 _WRITE_S = 1.0  # a modem has no memory: what nobody reads for so long is gone
 
@@ -41,28 +46,46 @@ def caller_id_bytes(
 ) -> bytes:
     """One caller-ID block. date_raw: MMDDhhmm.
 
-    As real modems do, nothing is written for "not_received", nor for "corrupt": a bad checksum is hidden. Only "hex"
-    hands a bad checksum on.
+    As real modems do, nothing is written for "not_received", nor for "corrupt": a bad checksum is hidden. Only those
+    that write hexadecimal hand a bad checksum on. "silabs" is on a Japanese line; its frames carry no name.
     """
-    if presentation == "not_received" or (presentation == "corrupt" and dialect != "hex"):
+    if presentation == "not_received" or (presentation == "corrupt" and dialect not in _HEX):
         return b""
     shown = (number or "") if presentation in ("allowed", "corrupt") else _LETTER[presentation]
     date, hour = date_raw[:4], date_raw[4:]
     caller = name.encode("cp932", "replace") if name else b""
-    if dialect == "hex":
-        return b"\r\nMESG = " + _mdmf(shown, presentation, caller, date_raw).hex().upper().encode() + b"\r\n"
+    if dialect in _HEX:
+        octets = (
+            _japanese(shown, presentation, date_raw)
+            if dialect == "silabs"
+            else _mdmf(shown, presentation, caller, date_raw)
+        )
+        return b"\r\n" + (b"MESG = " if dialect == "hex" else b"") + octets.hex().upper().encode() + b"\r\n"
     if dialect == "zyxel":
         lines = [f"TIME: {date[:2]}-{date[2:]} {hour[:2]}:{hour[2:]}", f"CALLER NUMBER: {shown}"]
         named = b"CALLER NAME: "
     else:
-        equals = "=" if dialect == "usr" else " = "
+        equals = "=" if dialect in ("usr", "voice") else " = "
         lines = [f"DATE{equals}{date}", f"TIME{equals}{hour}", f"NMBR{equals}{shown}"]
         named = f"NAME{equals}".encode()
     block = [line.encode() for line in lines]
     if caller:
         # The name before the number, as on some real lines.
         block.insert(2 if dialect == "rockwell" else len(block), named + caller)
-    return b"\r\n" + b"".join(line + b"\r\n" for line in block)
+    text = b"\r\n" + b"".join(line + b"\r\n" for line in block)
+    return b"\x10X" + text + b"\x10." if dialect == "voice" else text
+
+
+def _japanese(shown: str, presentation: Presentation, date_raw: str) -> bytes:
+    """A Number Display frame as it is on the wire: even parity, stuffed, CRC-16/KERMIT low byte first."""
+    kind = 0x02 if presentation in ("allowed", "corrupt") else 0x04
+    parameters = bytes((0x01, len(date_raw))) + date_raw.encode() + bytes((kind, len(shown))) + shown.encode()
+    content = bytes((0x40, len(parameters))) + parameters
+    plain = b"\x07\x10\x02" + content.replace(b"\x10", b"\x10\x10") + b"\x10\x03"
+    wire = bytes(octet | octet.bit_count() % 2 << 7 for octet in plain)
+    # KERMIT is CCITT with the bits of every octet, and of the result, the other way round.
+    crc = int(f"{binascii.crc_hqx(bytes(int(f'{octet:08b}'[::-1], 2) for octet in wire), 0):016b}"[::-1], 2)
+    return b"\x90\x81" + wire + (crc ^ (0x0100 if presentation == "corrupt" else 0)).to_bytes(2, "little")
 
 
 def _mdmf(shown: str, presentation: Presentation, name: bytes, date_raw: str) -> bytes:
@@ -78,12 +101,13 @@ class VirtualModem:
     """A modem at link, a path that stays the same over unplug() and plug(), as below /dev/serial/by-id.
 
     It echoes, answers in words or digits and forgets caller ID at ATZ and when unplugged, like a real one.
-    deaf: answers and rings, but reports no caller ID. Thread: methods from any one thread; one thread serves the pty.
+    deaf: answers and rings, but reports no caller ID; mute: says nothing at all; both until power is cut (unplugged).
+    slow_s: how long it takes to answer. Thread: methods from any one thread; one thread serves the pty.
     """
 
     def __init__(self, link: Path, dialect: Dialect = "conexant") -> None:
         self.port = str(link)
-        self.deaf = False
+        self.slow_s = 0.0
         self._link = link
         self._dialect = dialect
         self._lock = threading.Lock()  # guards the master against being closed under a writer
@@ -97,13 +121,14 @@ class VirtualModem:
     @property
     def reports_caller_id(self) -> bool:
         """Whether caller ID is switched on."""
-        return self._settings["VCID"] == "1"
+        return self._settings["VCID"] == ("2" if self._dialect == "agere" else "1")
 
     def plug(self) -> None:
         """Connect the USB cable: a new terminal, factory settings. Nothing if connected."""
         if self._thread is not None:
             return
         self._reset()
+        self.deaf = self.mute = False
         self._master, self._slave = os.openpty()
         tty.setraw(self._slave)
         os.set_blocking(self._master, False)
@@ -131,8 +156,18 @@ class VirtualModem:
         self.unplug()
 
     def ring(self, pattern: str | None = None) -> None:
-        """Report one ring."""
-        self.write_raw(ring_bytes(pattern, words=self._words))
+        """Report one ring; in voice mode as an event."""
+        if self._settings["FCLASS"] == "8":
+            self.event("R")
+        else:
+            self.write_raw(ring_bytes(pattern, words=self._words))
+
+    def event(self, code: str) -> None:
+        """Report an event as in voice mode: R ring, h and H line current broken and restored, P another phone; or a
+        key with the start and end of its tone.
+        """
+        codes = code if code.isalpha() and code not in "ABCD" else f"/{code}~"
+        self.write_raw(b"".join(b"\x10" + one.encode() for one in codes))
 
     def caller_id(self, number: str | None, presentation: Presentation, name: str | None, date_raw: str) -> None:
         """Report a caller, if caller ID is switched on and the modem is not deaf. date_raw: MMDDhhmm."""
@@ -142,7 +177,7 @@ class VirtualModem:
     def write_raw(self, data: bytes) -> None:
         """Write any bytes; what nobody reads within a second, or with the cable unplugged, is lost."""
         with self._lock:
-            if self._master is None:
+            if self._master is None or self.mute:
                 return
             until = time.monotonic() + _WRITE_S
             while data and select.select([], [self._master], [], max(0.0, until - time.monotonic()))[1]:
@@ -167,20 +202,31 @@ class VirtualModem:
             elif basic["reset"]:
                 self._reset()
             elif basic["page"] is not None:
-                information += _IDENTITY[self._dialect] if basic["page"] == "3" else "56000"
+                information += self._page(basic["page"])
         return information, "ERROR" if rest else "OK"
 
+    def _page(self, page: str) -> str:
+        if self._dialect == "silabs":
+            return {"": "C", "0": "C", "3": "18F", "6": "2457"}.get(page, "")
+        return _IDENTITY[self._dialect] if page == "3" else "56000"
+
     def _answer_extended(self, name: str, operation: str) -> tuple[str, str]:
-        key = {"+VCID": "VCID", "#CID": "VCID", "+GCI": "GCI", "+FCLASS": "FCLASS"}.get(name)
-        # Rockwell is older than +VCID.
-        if key is None or (name == "+VCID" and self._dialect == "rockwell"):
+        key = {"+VCID": "VCID", "#CID": "VCID", "+GCI": "GCI", "+FCLASS": "FCLASS", "+VCDT": "VCDT"}.get(name)
+        if (
+            key is None
+            or (name == "+VCID" and self._dialect == "rockwell")  # is older than +VCID
+            or (name == "#CID" and self._dialect in ("agere", "silabs", "voice"))
+            or (name == "+VCDT" and self._dialect != "silabs")
+            or (key == "VCID" and self._dialect == "voice" and self._settings["FCLASS"] != "8")
+        ):
             return "", "ERROR"
+        values = {"VCID": "02" if self._dialect == "agere" else "012", "VCDT": "0123"}.get(key)
         match operation:
             case "=?":
-                return "(0,1,2)" if key == "VCID" else "", "OK"
+                return f"({','.join(values)})" if values else "", "OK"
             case "?":
                 return self._settings[key], "OK"
-            case _ if re.fullmatch(r"=[012]" if key == "VCID" else r"=[0-9A-F]+", operation):
+            case _ if re.fullmatch(f"=[{values}]" if values else r"=[0-9A-F]+", operation):
                 self._settings[key] = operation[1:]
                 return "", "OK"
         return "", "ERROR"
@@ -188,7 +234,7 @@ class VirtualModem:
     def _reset(self) -> None:
         self._echo = True
         self._words = True
-        self._settings = {"VCID": "0", "GCI": "B5", "FCLASS": "0"}
+        self._settings = {"VCID": "0", "GCI": "B5", "FCLASS": "0", "VCDT": "0"}
 
     def _serve(self, master: int, wake: int) -> None:
         typed = b""
@@ -209,6 +255,7 @@ class VirtualModem:
                     self._execute(commands)
 
     def _execute(self, commands: str) -> None:
+        time.sleep(self.slow_s)
         result = "OK"
         for command in commands.split(";"):
             information, result = self.answer(command.replace(" ", ""))
