@@ -104,6 +104,19 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--json", action="store_true", help="with --explain: one JSON object a line for each step")
     replay.add_argument("--numbers", action="store_true", help="with --explain: do not mask numbers and names")
 
+    listen = command(
+        "listen",
+        "Tell what is signalled in sound files: caller ID, keys, tones, fax.",
+        "listen:listen",
+        "Any format and rate that libsndfile or ffmpeg reads; every standard of caller ID is tried. "
+        "A file without facts prints nothing. Exit code 2: a file has no sound.",
+    )
+    listen.add_argument("files", type=Path, nargs="+", metavar="FILE", help="a sound file")
+    listen.add_argument("--json", action="store_true", help="one JSON object a line for each fact")
+    listen.add_argument(
+        "--country", choices=("jp", "us", "uk", "etsi"), default="jp", help="whose tones to know (default jp)"
+    )
+
     doctor = command(
         "doctor", "Check devices, disk, clock and broker; says how to mend what is wrong.", "doctor:doctor"
     )

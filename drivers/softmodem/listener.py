@@ -1,0 +1,175 @@
+"""The soft modem of one line: blocks of sound in, signals out. Caller ID, keys, tones, alerting signals, voice."""
+
+from __future__ import annotations
+
+from collections import deque
+from math import gcd
+from typing import Literal
+
+import numpy as np
+
+from drivers.signals import (
+    AudioBlock,
+    CallerIdReceived,
+    CallerIdSource,
+    CasHeard,
+    KeyHeard,
+    Signal,
+    ToneHeard,
+    VoiceHeard,
+)
+from drivers.softmodem.dtmf import DtmfCallerId, DtmfReceiver, Key
+from drivers.softmodem.frames import Message
+from drivers.softmodem.fsk import Frame, FskReceiver
+from drivers.softmodem.tones import CasFound, ToneFound, ToneReceiver, VoiceFound
+
+Country = Literal["jp", "us", "uk", "etsi"]
+Samples = np.ndarray[tuple[int], np.dtype[np.float32]]
+
+RATE_HZ = 8000
+# Silence after which every receiver has ended what it heard. Frames that were lost are silence, no more of it than this.
+SETTLED_S = 10
+_SPACING_NS = 250_000_000
+_TIMES = 4096  # 17 minutes; what began before that is reckoned from the oldest
+
+
+class SoftModem:
+    """Hears one line at any rate from 8 to 48 kHz. No thread and no clock; memory is bounded.
+
+    Signals are stamped from the blocks' own at_ns. Lost frames are heard as silence.
+    """
+
+    def __init__(self, line: int, country: Country, rate_hz: int) -> None:
+        self._line, self._rate_hz = line, rate_hz
+        self._resampler = Resampler(rate_hz)
+        self._fsk = FskReceiver(RATE_HZ)
+        self._dtmf = DtmfReceiver()
+        self._dtmf_caller = DtmfCallerId()
+        self._tones = ToneReceiver(country)
+        self._fed = 0  # frames at 8 kHz, as the receivers count them
+        self._taken = 0  # frames of the blocks, silence included
+        self._times: deque[tuple[int, int]] = deque(maxlen=_TIMES)  # (frame at 8 kHz, its time)
+
+    def feed(self, block: AudioBlock) -> list[Signal]:
+        """What was recognised by the end of this block, in order of its beginning."""
+        signals: list[Signal] = []
+        lost = min(block.lost_frames, SETTLED_S * self._rate_hz)
+        if lost and self._times:
+            lost_ns = lost * 1_000_000_000 // self._rate_hz
+            signals += self._hear(block.at_ns - lost_ns, np.zeros(lost, np.float32), new=lost < block.lost_frames)
+        if block.pcm:
+            samples = np.frombuffer(block.pcm, "<i2").astype(np.float32)
+            samples *= 1 / 32768
+            signals += self._hear(block.at_ns, samples, new=not self._times or block.lost_frames > 0)
+        return sorted(signals, key=lambda signal: signal.at_ns)
+
+    def _hear(self, at_ns: int, samples: Samples, *, new: bool) -> list[Signal]:
+        """new: these frames do not follow the last ones in time."""
+        frame = -(-self._taken * RATE_HZ // self._rate_hz)
+        if new or at_ns - self._times[-1][1] >= _SPACING_NS:
+            self._times.append((frame, at_ns))
+        self._taken += len(samples)
+        samples = self._resampler.feed(samples)
+        self._fed += len(samples)
+        signals: list[Signal] = [self._frame(frame) for frame in self._fsk.feed(samples)]
+        for key in self._dtmf.feed(samples):
+            signals.append(
+                KeyHeard(
+                    at_ns=self._time_of(key.from_frame),
+                    line=self._line,
+                    key=key.key,
+                    until_ns=self._time_of(key.until_frame),
+                )
+            )
+        for found in self._tones.feed(samples):
+            signals.append(self._tone(found))
+        return signals
+
+    def _tone(self, found: ToneFound | CasFound | VoiceFound) -> Signal:
+        at_ns = self._time_of(found.from_frame)
+        match found:
+            case VoiceFound():
+                return VoiceHeard(at_ns=at_ns, line=self._line)
+            case CasFound():
+                return CasHeard(at_ns=at_ns, line=self._line, until_ns=self._time_of(found.until_frame))
+            case ToneFound():
+                return ToneHeard(
+                    at_ns=at_ns,
+                    line=self._line,
+                    tone=found.tone,
+                    until_ns=self._time_of(found.until_frame),
+                    cycles=found.cycles,
+                    over=found.over,
+                )
+
+    def _frame(self, frame: Frame) -> CallerIdReceived:
+        return self._caller("line_fsk", frame.message, frame.message.octets.hex(), frame.from_frame, frame.until_frame)
+
+    def _caller(
+        self, source: CallerIdSource, message: Message, raw: str, from_frame: int, until_frame: int
+    ) -> CallerIdReceived:
+        return CallerIdReceived(
+            at_ns=self._time_of(from_frame),
+            line=self._line,
+            source=source,
+            presentation=message.presentation,
+            number=message.number,
+            name=message.name,
+            date_raw=message.date_raw,
+            raw=raw,
+            standard=message.standard,
+            until_ns=self._time_of(until_frame),
+            called=message.called,
+            redirecting=message.redirecting,
+            call_waiting=message.call_waiting,
+        )
+
+    def _time_of(self, frame: int) -> int:
+        """CLOCK_MONOTONIC ns of a frame at 8 kHz."""
+        first, at_ns = self._times[0]
+        for first, at_ns in reversed(self._times):
+            if first <= frame:
+                break
+        return at_ns + (frame - first) * 1_000_000_000 // RATE_HZ
+
+
+class Resampler:
+    """Sound of any rate to 8 kHz: a windowed sinc for each phase between the two rates; 3.5 kHz pass, 4.5 kHz gone.
+
+    Frame n of what comes out is the moment n / 8000 s of what was fed: the filter delays nothing, it only answers late,
+    by 2.25 ms of sound.
+    """
+
+    _ZEROS = 18  # zero crossings of the sinc on either side, at 8 kHz
+    _KAISER = 6.0  # 63 dB down
+
+    def __init__(self, rate_hz: int) -> None:
+        divisor = gcd(rate_hz, RATE_HZ)
+        self._up, self._down = RATE_HZ // divisor, rate_hz // divisor  # an output frame every down/up input frames
+        lowest_hz = min(rate_hz, RATE_HZ)
+        self._half = -(-self._ZEROS * rate_hz // lowest_hz)
+        cutoff = lowest_hz / rate_hz  # of half the input's rate
+        # Row p weighs the input frames around a moment that is p/up of a frame after the middle one.
+        moments = np.arange(-self._half, self._half + 1) - np.arange(self._up)[:, None] / self._up
+        window = np.i0(self._KAISER * np.sqrt(np.maximum(0, 1 - (moments / (self._half + 1)) ** 2)))
+        weights = np.sinc(moments * cutoff) * window
+        self._weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+        self._held = np.zeros(self._half, np.float32)
+        self._next = 0  # of the next output frame: its middle input frame in held, in units of 1/up frame
+
+    def feed(self, samples: Samples) -> Samples:
+        if self._up == self._down:
+            return samples
+        held = np.concatenate((self._held, samples))
+        room = len(held) - 2 * self._half  # windows that are whole
+        count = max(0, -(-(room * self._up - self._next) // self._down))
+        if count == 0:
+            self._held = held
+            return np.empty(0, np.float32)
+        moments = self._next + self._down * np.arange(count)
+        windows = np.lib.stride_tricks.sliding_window_view(held, 2 * self._half + 1)
+        made: Samples = np.einsum("ij,ij->i", windows[moments // self._up], self._weights[moments % self._up])
+        after = self._next + self._down * count
+        used = min(after // self._up, room)
+        self._held, self._next = held[used:], after - used * self._up
+        return made
