@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 from drivers.codec import Codec
 from drivers.gpio import LineInputs, Panel, PanelState
+from drivers.listener import Listener
 from drivers.modem import Modem
-from drivers.signals import DeviceLost, DeviceReady
+from drivers.signals import AudioBlock, DeviceLost, DeviceReady
 from firmware import clock
 from firmware.core.call import ClockRead
 from firmware.core.facts import (
@@ -370,6 +371,8 @@ def _line_config(line: LineSettings, board: Board, settings: Settings, boot_id: 
         ring_over_ms=line.ring_over_ms,
         handshake_ms=line.handshake_ms,
         shortest_call_ms=line.shortest_call_ms,
+        held_open_ms=line.held_open_min * 60_000,
+        do_not_record=(),
         pre_roll_ms=round(settings.recording.pre_roll_s * 1000),
         hook=HookTiming(
             off_hook_ms=line.off_hook_ms,
@@ -383,15 +386,25 @@ def _line_config(line: LineSettings, board: Board, settings: Settings, boot_id: 
 
 def hardware(unit: Unit, *, pin_factory: Any | None = None) -> tuple[list[Driver], Panel]:
     """The drivers of the unit's settings and board. pin_factory None: the machine's GPIO chip."""
-    post = unit.engine.post
-    drivers: list[Driver] = []
+    post, r = unit.engine.post, unit.settings.recording
+    countries = {line.number: line.country for line in unit.settings.line}
+    listener = Listener(countries, r.rate_hz, post, audio_delay_ms=r.audio_delay_ms)
+    drivers: list[Driver] = [listener]
     for line in unit.settings.line:
         drivers.append(LineInputs(line.number, unit.board.line[line.number - 1], post, pin_factory=pin_factory))
         if line.modem:
             drivers.append(Modem(line.number, line.modem, line.modem_model, line.country, post=post))
-        r = unit.settings.recording
-        drivers.append(Codec(line.number, line.codec, r.rate_hz, r.buffer_frames, post, unit.lanes[line.number].take))
+        take = _heard_by(unit.lanes[line.number], listener, line.number)
+        drivers.append(Codec(line.number, line.codec, r.rate_hz, r.buffer_frames, post, take))
     return drivers, Panel(unit.board.panel, post, pin_factory=pin_factory)
+
+
+def _heard_by(lane: RecorderThread, listener: Listener, line: int) -> Callable[[AudioBlock], None]:
+    def take(block: AudioBlock) -> None:
+        lane.take(block)  # first: nothing may come between the sound and its recording
+        listener.take(line, block)
+
+    return take
 
 
 def run(settings: Settings, board: Board) -> None:

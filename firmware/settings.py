@@ -48,6 +48,7 @@ class LineSettings:
     handshake_ms: int = field(default=7000, metadata=_limits(2000, 15000))
     line_cut_ms: int = field(default=500, metadata=_limits(100, 5000))
     shortest_call_ms: int = field(default=2000, metadata=_limits(0, 10000))
+    held_open_min: int = field(default=30, metadata=_limits(5, 720))  # off-hook without voice: the handset lies beside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

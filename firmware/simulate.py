@@ -234,7 +234,8 @@ class _Stepper:
         for begin, end in self._heard(first, first + self._buffer):
             pcm = self._line.pcm(begin, end - begin)
             at = BASE_NS + begin * (1_000_000_000 // self._rate_hz)
-            recorder.take(AudioBlock(at_ns=at, pcm=pcm, lost_frames=begin - self._delivered))
+            block = AudioBlock(at_ns=at, pcm=pcm, lost_frames=begin - self._delivered)
+            recorder.take(block)
             self._delivered = end
         recorder.tick(now)
         self.unit.engine.drain()
@@ -440,6 +441,14 @@ def facts_of(call: Mapping[str, Any], base_ns: int) -> dict[str, str | int | flo
         "number": call["caller"]["raw"],
         "name": call["caller"]["name"],
         "presentation": call["caller"]["presentation"],
+        "sources": ",".join(call["caller"]["sources"]) or None,
+        "region": call["caller"]["region_en"],
+        "waiting": ",".join(mark["detail"] for mark in call["marks"] if mark["kind"] == "call_waiting") or None,
+        "dialled": call["dialled"] and call["dialled"]["raw"],
+        "evidence": call["answer_evidence"],
+        "ended_by": call["ended_by"],
+        "keys": call["keyed"],
+        "no_recording": call["no_recording"],
         "rings": call["rings"],
         "recording": "yes" if recording else "no",
         "filled": recording and math.fsum(gap["duration_s"] for gap in recording["gaps"]),

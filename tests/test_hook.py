@@ -6,6 +6,7 @@ import pytest
 
 from drivers.signals import LinePresentEdge, LoopEdge, RingEdge
 from firmware.core.hook import (
+    DialPulses,
     Hook,
     HookFact,
     HookTiming,
@@ -109,8 +110,10 @@ def test_other_frequencies_are_no_ringing(hz: float) -> None:
 @pytest.mark.parametrize(
     ("broken_ms", "expected"),
     [
-        (53, [LoopMended(1000 * MS, 1053 * MS, flash=False)]),
-        (78, [LoopMended(1000 * MS, 1078 * MS, flash=False)]),
+        (15, [LoopMended(1000 * MS, 1015 * MS, flash=False)]),
+        (30, [DialPulses(1000 * MS, 1030 * MS, 1)]),
+        (78, [DialPulses(1000 * MS, 1078 * MS, 1)]),
+        (100, [LoopMended(1000 * MS, 1100 * MS, flash=False)]),
         (200, [LoopMended(1000 * MS, 1200 * MS, flash=False)]),
         (300, [LoopBroken(1000 * MS), LoopMended(1000 * MS, 1300 * MS, flash=True)]),
         (1240, [LoopBroken(1000 * MS), LoopMended(1000 * MS, 2240 * MS, flash=True)]),
@@ -133,14 +136,34 @@ def test_a_hang_up_with_bounce_ends_where_the_break_began() -> None:
     assert bench.facts == [LoopBroken(1000 * MS), OnHook(1000 * MS, 2250 * MS)]
 
 
-def test_dial_pulses_of_20_pps_do_not_hang_up() -> None:
+@pytest.mark.parametrize(
+    ("pps", "break_ms", "gap_ms"),
+    [(10, 53, 600), (10, 67, 600), (10, 78, 600), (20, 30, 450), (20, 38, 450)],
+)
+def test_dial_pulses_count_and_do_not_hang_up(pps: int, break_ms: int, gap_ms: int) -> None:
     bench = Bench().lifted()
-    for pulse in range(10):
-        bench.loop(1000 + pulse * 50, False)
-        bench.loop(1000 + pulse * 50 + 34, True)
+    at = 1000.0
+    for digit in (10, 3, 1):
+        for _ in range(digit):
+            bench.loop(at, False)
+            bench.loop(at + break_ms, True)
+            at += 1000 / pps
+        at += gap_ms
     bench.to(10_000)
-    assert [type(f) for f in bench.facts] == [LoopMended] * 10
-    assert not any(isinstance(f, LoopMended) and f.flash for f in bench.facts)
+    assert [f.count for f in bench.facts if isinstance(f, DialPulses)] == [10, 3, 1]
+    assert len(bench.facts) == 3
+
+
+def test_a_hang_up_after_pulses_keeps_the_digit() -> None:
+    bench = Bench().lifted()
+    for at, closed in ((1000, False), (1060, True), (1150, False)):
+        bench.loop(at, closed)
+    bench.to(10_000)
+    assert bench.facts == [
+        DialPulses(1000 * MS, 1060 * MS, 1),
+        LoopBroken(1150 * MS),
+        OnHook(1150 * MS, 2400 * MS),
+    ]
 
 
 def test_ringing_proves_a_break_to_be_a_hang_up_at_once() -> None:

@@ -12,13 +12,21 @@ from hypothesis import strategies as st
 from drivers.signals import (
     ButtonPressed,
     CallerIdReceived,
+    CasHeard,
+    DeviceLost,
+    KeyHeard,
     LinePresentEdge,
     LoopEdge,
+    LoopReport,
     ModemRing,
     PolarityEdge,
     RingEdge,
+    Tone,
+    ToneHeard,
+    VoiceHeard,
 )
-from firmware.core.call import Call, ClockRead, e164
+from firmware.core.call import Call, ClockRead
+from firmware.core.caller import parse_list
 from firmware.core.facts import CallLeftOpen, Input, RecordingFailed, RecordingReady
 from firmware.core.hook import HookFact, HookTiming
 from firmware.core.line import (
@@ -27,22 +35,32 @@ from firmware.core.line import (
     HandshakeOver,
     Line,
     LineConfig,
+    NumberOver,
     RingingOver,
     SaveCall,
     ShowLine,
     StartRecording,
     State,
     StopRecording,
+    Unused,
 )
+from firmware.core.numbers import Country
 
 MS = 1_000_000
 FACTS = [
     *typing.get_args(HookFact),
     RingingOver,
     HandshakeOver,
+    NumberOver,
+    Unused,
     PolarityEdge,
     CallerIdReceived,
     ModemRing,
+    LoopReport,
+    KeyHeard,
+    ToneHeard,
+    CasHeard,
+    VoiceHeard,
     ButtonPressed,
 ]
 
@@ -58,16 +76,18 @@ class Reads:
         return ClockRead(mono_ns=0, wall_ns=1_764_000_000_000_000_000, state="ntp")
 
 
-def config(number_display: bool = False) -> LineConfig:
+def config(number_display: bool = False, country: Country = "jp", unwanted: tuple[str, ...] = ()) -> LineConfig:
     return LineConfig(
         number=1,
         boot_id="boot",
-        country="jp",
+        country=country,
         number_display=number_display,
         ring_over_ms=6000,
         handshake_ms=7000,
         shortest_call_ms=2000,
+        held_open_ms=1_800_000,
         pre_roll_ms=5000,
+        do_not_record=unwanted,
         hook=HookTiming(),
     )
 
@@ -75,8 +95,10 @@ def config(number_display: bool = False) -> LineConfig:
 class Bench:
     """A line with a clock and a recorder that answers at once. Times in ms."""
 
-    def __init__(self, number_display: bool = False) -> None:
-        self.line = Line(config(number_display), Reads())
+    def __init__(
+        self, number_display: bool = False, *, country: Country = "jp", unwanted: tuple[str, ...] = ()
+    ) -> None:
+        self.line = Line(config(number_display, country, unwanted), Reads())
         self.commands: list[Command] = []
 
     def to(self, ms: float) -> None:
@@ -85,7 +107,7 @@ class Bench:
 
     def give(self, given_: Input) -> None:
         self.to(given_.at_ns / MS)
-        self._did(self.line.handle(given_))
+        self._did(self.line.handle(self.line.mask(given_)))
 
     def _did(self, commands: list[Command]) -> None:
         self.commands += commands
@@ -105,9 +127,37 @@ class Bench:
     def modem(self, ms: float, number: str = "0300001234") -> None:
         self.give(caller_id(ms, number))
 
+    def keys(self, ms: float, keys: str) -> None:
+        for n, key in enumerate(keys):
+            at = round((ms + 150 * n) * MS)
+            self.give(KeyHeard(at_ns=at, line=1, key=key, until_ns=at + 80 * MS))
+
+    def tone(self, ms: float, tone: Tone, until: float, cycles: int = 1, over: bool = True) -> None:
+        """Told at its end, or so far."""
+        self.to(until)
+        told = ToneHeard(at_ns=round(ms * MS), line=1, tone=tone, until_ns=round(until * MS), cycles=cycles, over=over)
+        self.give(told)
+
+    def voice(self, *ms: float) -> None:
+        for at in ms:
+            self.give(VoiceHeard(at_ns=round(at * MS), line=1))
+
+    def pulses(self, ms: float, digits: str, pps: int = 10) -> float:
+        period = 1000 / pps
+        for digit in digits:
+            for _ in range(int(digit) or 10):
+                self.loop(ms, False)
+                self.loop(ms + 0.67 * period, True)
+                ms += period
+            ms += 650 if pps == 10 else 480
+        return ms
+
     def start_signal(self, ms: float, bursts: int = 2) -> None:
         for n in range(bursts):
             self.ring(ms + n * 1000, 500)
+
+    def now_in(self, state: State) -> bool:
+        return self.line.state is state
 
     @property
     def calls(self) -> list[Call]:
@@ -137,6 +187,22 @@ def caller_id(ms: float, number: str | None = "0300001234") -> CallerIdReceived:
         name=None,
         date_raw=None,
         raw="NMBR",
+    )
+
+
+def heard_on_line(ms: float, until: float, number: str | None, call_waiting: bool = False) -> CallerIdReceived:
+    return CallerIdReceived(
+        at_ns=round(ms * MS),
+        line=1,
+        source="line_fsk",
+        presentation="allowed" if number else "corrupt",
+        number=number,
+        name=None,
+        date_raw=None,
+        raw="9081",
+        standard="jp",
+        until_ns=round(until * MS),
+        call_waiting=call_waiting,
     )
 
 
@@ -176,7 +242,7 @@ def test_answered() -> None:
     bench.modem(4500)
     bench.loop(6000, True)
     bench.to(6100)
-    assert bench.line.state is State.IN_CALL
+    assert bench.now_in(State.IN_CALL)
     bench.loop(30_000, False)
     bench.to(40_000)
     (call,) = bench.calls
@@ -206,7 +272,7 @@ def test_number_display_is_one_call_not_two() -> None:
     bench.start_signal(1000)
     bench.loop(2700, True)  # the phone's primary answer
     bench.to(3000)
-    assert bench.line.state is State.CID_HANDSHAKE
+    assert bench.now_in(State.CID_HANDSHAKE)
     bench.loop(4300, False)
     bench.modem(4400)
     bench.ring(5800)
@@ -296,7 +362,7 @@ def test_a_flash_stays_in_the_call() -> None:
     bench.loop(1000, True)
     bench.loop(10_000, False)
     bench.to(10_350)
-    assert bench.line.state is State.FLASH
+    assert bench.now_in(State.FLASH)
     bench.loop(10_600, True)
     bench.loop(31_000, False)
     bench.to(60_000)
@@ -464,21 +530,314 @@ def test_a_record_survives_the_way_to_json_and_back() -> None:
     assert Call.from_dict(bench.calls[0].to_dict()) == bench.calls[0]
 
 
-@pytest.mark.parametrize(
-    ("digits", "country", "expected"),
-    [
-        ("0300001234", "jp", "+81300001234"),
-        ("09000001234", "jp", "+819000001234"),
-        ("0120", "jp", None),
-        ("00112345678901", "jp", None),
-        ("2025550123", "us", "+12025550123"),
-        ("12025550123", "us", "+12025550123"),
-        ("5550123", "us", None),
-        (None, "jp", None),
-    ],
-)
-def test_e164_only_where_the_plan_leaves_no_doubt(digits: str | None, country: str, expected: str | None) -> None:
-    assert e164(digits, typing.cast(typing.Any, country)) == expected
+# -- what the line's sound tells
+
+
+def test_the_dialled_number_is_what_was_keyed_before_the_answer() -> None:
+    bench = Bench()
+    bench.loop(1000, True)
+    bench.tone(1300, "dial", 2500)
+    bench.keys(3000, "0300005678")
+    bench.tone(6000, "ringback", 9000, cycles=2, over=False)
+    bench.tone(6000, "ringback", 10_000, cycles=2)
+    bench.voice(11_000, 21_000)
+    bench.keys(23_000, "1234#")  # a PIN
+    bench.loop(31_000, False)
+    bench.to(60_000)
+    (call,) = bench.calls
+    assert call.dialled is not None
+    assert (call.dialled.raw, call.dialled.number, call.dialled_by) == ("0300005678", "+81300005678", "dtmf")
+    assert (call.outcome, call.answer_evidence, call.answered_ns) == (
+        "outgoing_answered",
+        "ringback_then_voice",
+        11_000 * MS,
+    )
+    assert (call.ended_by, call.ended_by_evidence, call.keyed) == ("near", "no_busy_tone", 5)
+    assert [m.detail for m in call.marks if m.kind == "key"] == [None] * 5
+    assert bench.events[:3] == ["call.dialled", "call.dialled", "call.answered"]
+
+
+@pytest.mark.parametrize("pps", [10, 20])
+def test_pulses_dial(pps: int) -> None:
+    bench = Bench()
+    bench.loop(1000, True)
+    end = bench.pulses(3000, "0300001290", pps)
+    bench.to(end + 9000)
+    bench.pulses(end + 9000, "12", pps)  # later ones are disturbances
+    bench.loop(end + 20_000, False)
+    bench.to(end + 60_000)
+    (call,) = bench.calls
+    assert call.dialled is not None and call.dialled.raw == "0300001290" and call.dialled_by == "pulse"
+    assert [m.kind for m in call.marks] == ["loop_break"] * 2
+    assert call.outcome == "outgoing_unknown" and len(bench.starts) == 1
+
+
+def test_ringback_alone_is_no_answer() -> None:
+    bench = Bench()
+    bench.loop(1000, True)
+    bench.keys(3000, "0300005678")
+    bench.voice(7000)  # the shop talks while it rings
+    bench.tone(6000, "ringback", 40_000, cycles=12)
+    bench.loop(41_000, False)
+    bench.to(60_000)
+    (call,) = bench.calls
+    assert (call.outcome, call.answered_ns, call.ended_by) == ("outgoing_unanswered", None, None)
+
+
+def test_ringback_that_was_only_disturbed_goes_on() -> None:
+    bench = Bench()
+    bench.loop(1000, True)
+    bench.tone(6000, "ringback", 10_000, cycles=2)
+    bench.tone(12_000, "ringback", 13_000, over=False)
+    bench.voice(12_900)
+    assert bench.now_in(State.DIALLING)
+    bench.tone(12_000, "ringback", 16_000, cycles=2)
+    bench.voice(17_000)
+    assert bench.now_in(State.IN_CALL)
+
+
+def test_a_busy_number_is_not_answered() -> None:
+    bench = Bench()
+    bench.loop(1000, True)
+    bench.keys(3000, "0300005678")
+    bench.tone(6000, "busy", 12_000, cycles=6)
+    bench.loop(13_000, False)
+    bench.to(60_000)
+    (call,) = bench.calls
+    assert (call.outcome, call.ended_by) == ("outgoing_unanswered", None)
+    assert call.dialled is not None
+
+
+@pytest.mark.parametrize(("cycles", "ender"), [(2, (None, None)), (4, ("far", "busy_tone"))])
+def test_four_cycles_of_busy_tone_tell_that_the_far_end_hung_up(cycles: int, ender: object) -> None:
+    bench = Bench()
+    bench.ring(1000)
+    bench.loop(3000, True)
+    bench.voice(4000, 14_000)
+    bench.tone(20_000, "busy", 20_000 + cycles * 1000, cycles=cycles, over=False)
+    bench.loop(30_000, False)
+    bench.to(60_000)
+    (call,) = bench.calls
+    assert (call.ended_by, call.ended_by_evidence) == ender
+
+
+def test_without_a_listener_nobody_hung_up_first() -> None:
+    bench = Bench()
+    bench.ring(1000)
+    bench.loop(3000, True)
+    bench.voice(4000)
+    bench.give(DeviceLost(at_ns=5000 * MS, device="listener", line=1, reason="It died."))
+    bench.loop(30_000, False)
+    bench.to(60_000)
+    assert (bench.calls[0].ended_by, bench.calls[0].ended_by_evidence) == (None, None)
+
+
+@pytest.mark.parametrize(("tone", "cycles"), [("cng", 2), ("ced", 1)])
+def test_fax(tone: Tone, cycles: int) -> None:
+    bench = Bench()
+    bench.ring(1000)
+    bench.loop(3000, True)
+    bench.tone(5000, tone, 8000, cycles=cycles)
+    bench.loop(30_000, False)
+    bench.to(60_000)
+    assert (bench.calls[0].outcome, bench.calls[0].answered_ns) == ("fax", 3000 * MS)
+
+
+def test_a_handset_beside_the_phone_is_held_open_and_records_no_room() -> None:
+    bench = Bench()
+    bench.loop(1000, True)
+    bench.tone(1300, "dial", 21_000)
+    bench.tone(21_000, "busy", 60_000, cycles=40)
+    bench.to(1_802_000)
+    assert bench.now_in(State.HELD_OPEN)
+    bench.voice(1_900_000)  # somebody in the room
+    assert bench.now_in(State.HELD_OPEN)
+    bench.loop(2_000_000, False)
+    bench.to(2_010_000)
+    assert bench.now_in(State.IDLE)
+    (call,) = bench.calls
+    assert (call.outcome, call.end_reason, call.no_recording) == ("outgoing_unanswered", "held_open", "nobody_spoke")
+
+
+def test_a_call_that_was_not_hung_up_ends_with_the_busy_tone() -> None:
+    bench = Bench()
+    bench.ring(1000)
+    bench.loop(3000, True)
+    bench.voice(4000, 14_000)
+    bench.tone(20_000, "busy", 60_000, cycles=40)
+    bench.to(1_900_000)
+    (call,) = bench.calls
+    assert (call.outcome, call.ended_ns, call.ended_by) == ("answered", 20_000 * MS, "far")
+    assert bench.now_in(State.HELD_OPEN)
+
+
+def test_a_call_on_silent_hold_is_taken_up_again() -> None:
+    bench = Bench()
+    bench.ring(1000)
+    bench.loop(3000, True)
+    bench.voice(4000)
+    bench.to(1_900_000)
+    assert bench.now_in(State.HELD_OPEN)
+    bench.voice(2_000_000)
+    assert bench.now_in(State.IN_CALL)
+    bench.loop(2_100_000, False)
+    bench.to(2_200_000)
+    assert [call.outcome for call in bench.calls] == ["answered", "joined_late"]
+    assert all(call.recording for call in bench.calls)
+
+
+def test_nobody_claims_an_unused_line_without_a_listener() -> None:
+    bench = Bench()
+    bench.ring(1000)
+    bench.loop(3000, True)
+    bench.to(10_000_000)
+    assert bench.now_in(State.IN_CALL)
+
+
+def test_call_waiting_is_told_once_and_corrected() -> None:
+    bench = Bench()
+    bench.ring(1000)
+    bench.modem(1500)
+    bench.loop(3000, True)
+    bench.tone(15_000, "call_waiting", 15_500)
+    bench.give(heard_on_line(15_900, 16_400, "0300005678", call_waiting=True))
+    bench.modem(16_600, "0300005678")
+    bench.tone(23_500, "call_waiting", 24_000)
+    bench.loop(30_000, False)
+    bench.to(60_000)
+    (call,) = bench.calls
+    assert call.caller.raw == "0300001234"
+    assert [(m.kind, m.detail) for m in call.marks if m.kind == "call_waiting"] == [("call_waiting", "0300005678")]
+    assert bench.events.count("call.waiting") == 2
+
+
+# -- who calls
+
+
+def test_a_frame_on_the_line_beats_the_modem() -> None:
+    bench = Bench(number_display=True)
+    bench.start_signal(1000)
+    bench.loop(2700, True)
+    bench.give(heard_on_line(3700, 4100, "0300001234"))
+    bench.loop(4300, False)
+    bench.modem(4400, "0300005678")
+    bench.ring(5800)
+    bench.loop(7000, True)
+    bench.loop(20_000, False)
+    bench.to(60_000)
+    (call,) = bench.calls
+    assert (call.caller.raw, call.caller.source) == ("0300001234", "line_fsk")
+    assert [d.raw for d in call.caller.disagreement] == ["0300005678"]
+    assert [h.source for h in call.heard] == ["line_fsk", "modem"]
+    assert bench.events.count("call.caller_id") == 1
+
+
+def test_no_frame_stands_in_a_recording() -> None:
+    bench = Bench(number_display=True)
+    bench.start_signal(1000)
+    bench.loop(2700, True)  # a real answer in the start signal, and the exchange sends its frame all the same
+    bench.give(heard_on_line(3700, 4100, "0300001234"))
+    bench.loop(30_000, False)
+    bench.to(60_000)
+    (call,) = bench.calls
+    assert (call.outcome, call.answered_ns, call.caller.raw) == ("answered", 2700 * MS, "0300001234")
+    assert bench.starts[-1].from_ns == 4100 * MS
+    us = Bench(country="us")
+    us.ring(1000, 2000)
+    us.give(heard_on_line(3500, 4000, "2025550123"))
+    us.loop(4500, True)
+    us.to(9000)
+    assert us.starts[0].from_ns == 4000 * MS
+
+
+def test_a_uk_ring_is_two_bursts() -> None:
+    bench = Bench(country="uk")
+    for at in (1000, 4000, 7000):
+        bench.ring(at, 400)
+        bench.ring(at + 600, 400)
+    bench.to(60_000)
+    assert bench.calls[0].rings == 3
+
+
+def test_noise_that_looks_like_a_frame_invents_no_call() -> None:
+    bench = Bench()
+    bench.give(heard_on_line(1000, 1400, None))
+    bench.to(60_000)
+    assert not bench.calls
+
+
+def test_keys_of_a_call_are_no_caller_id() -> None:
+    bench = Bench()
+    bench.ring(1000)
+    bench.loop(3000, True)
+    secret = CallerIdReceived(
+        at_ns=9000 * MS,
+        line=1,
+        source="line_dtmf",
+        presentation="allowed",
+        number="1234",
+        name=None,
+        date_raw=None,
+        raw="D1234C",
+        standard="dtmf",
+        until_ns=9500 * MS,
+    )
+    bench.to(9000)
+    masked = bench.line.mask(secret)
+    assert isinstance(masked, CallerIdReceived) and masked.number is None and masked.raw == ""
+    bench.give(secret)
+    bench.loop(30_000, False)
+    bench.to(60_000)
+    assert "1234" not in repr(bench.calls) and not bench.calls[0].heard
+
+
+def test_the_unit_starts_in_the_middle_of_a_handshake() -> None:
+    bench = Bench(number_display=True)
+    bench.loop(1000, True, initial=True)
+    bench.loop(3000, False)
+    bench.ring(4500)
+    bench.ring(7500)
+    bench.to(60_000)
+    (call,) = bench.calls
+    assert (call.direction, call.outcome, call.rings) == ("incoming", "missed", 2)
+    assert [s.keep for s in bench.stops] == [False]
+
+
+def test_the_unit_starts_at_the_end_of_a_call() -> None:
+    bench = Bench(number_display=True)
+    bench.loop(1000, True, initial=True)
+    bench.loop(5000, False)
+    bench.to(60_000)
+    (call,) = bench.calls
+    assert (call.direction, call.outcome, call.ended_ns) == (None, "joined_late", 5000 * MS)
+    assert [s.keep for s in bench.stops] == [True]
+
+
+@pytest.mark.parametrize("known", ["before the lift", "in the call"])
+def test_whoever_is_on_the_list_is_listed_and_not_recorded(known: str) -> None:
+    bench = Bench(unwanted=parse_list(["03-0000-1234"], "jp"))
+    bench.ring(1000)
+    if known == "before the lift":
+        bench.modem(1500)
+    bench.loop(3000, True)
+    if known == "in the call":
+        bench.modem(5000)
+    bench.loop(30_000, False)
+    bench.to(60_000)
+    (call,) = bench.calls
+    assert (call.outcome, call.recording, call.no_recording) == ("answered", None, "do_not_record")
+    assert not any(stop.keep for stop in bench.stops)
+
+
+def test_calling_somebody_on_the_list_is_not_recorded() -> None:
+    bench = Bench(unwanted=parse_list(["03-0000-5678"], "jp"))
+    bench.loop(1000, True)
+    bench.keys(3000, "1840300005678")
+    bench.loop(30_000, False)
+    bench.to(60_000)
+    (call,) = bench.calls
+    assert (call.recording, call.no_recording) == (None, "do_not_record")
+    assert call.dialled is not None and call.dialled.caller_id == "withhold"
 
 
 # -- any sequence
@@ -491,10 +850,21 @@ _GIVEN = st.one_of(
     st.booleans().map(lambda p: LinePresentEdge(at_ns=0, line=1, present=p)),
     st.booleans().map(lambda r: PolarityEdge(at_ns=0, line=1, reversed=r)),
     st.just(ModemRing(at_ns=0, line=1)),
-    st.sampled_from([caller_id(0), caller_id(0, None)]),
+    st.sampled_from([caller_id(0), caller_id(0, None), heard_on_line(0, 400, "0300005678"), heard_on_line(0, 9, None)]),
+    st.sampled_from("09*#A").map(lambda key: KeyHeard(at_ns=0, line=1, key=key, until_ns=0)),
+    st.builds(
+        lambda tone, cycles, over: ToneHeard(at_ns=0, line=1, tone=tone, until_ns=0, cycles=cycles, over=over),
+        st.sampled_from(typing.get_args(Tone)),
+        st.integers(1, 5),
+        st.booleans(),
+    ),
+    st.just(VoiceHeard(at_ns=0, line=1)),
+    st.just(CasHeard(at_ns=0, line=1, until_ns=0)),
+    st.just(LoopReport(at_ns=0, line=1, what="broken")),
+    st.just(DeviceLost(at_ns=0, device="listener", line=1, reason="gone")),
     st.just(ButtonPressed(at_ns=0)),
 )
-_GAP_MS = st.sampled_from([1, 5, 12, 40, 99, 120, 280, 400, 1000, 1300, 2500, 6500, 8000])
+_GAP_MS = st.sampled_from([1, 5, 12, 40, 99, 120, 280, 400, 1000, 1300, 2500, 6500, 8000, 2_000_000])
 
 
 @settings(max_examples=500, deadline=None)
@@ -526,7 +896,7 @@ def check_sequence(steps: list[tuple[int, typing.Any]], number_display: bool) ->
     bench.give(LinePresentEdge(at_ns=round((now + 10) * MS), line=1, present=True))
     bench.loop(now + 20, False)
     bench.to(now + 60_000)
-    assert bench.line.state is State.IDLE
+    assert bench.now_in(State.IDLE)
     assert not bench.line.busy
     recording: str | None = None
     for command in bench.commands:
@@ -547,7 +917,7 @@ def check_sequence(steps: list[tuple[int, typing.Any]], number_display: bool) ->
     for call in calls:
         assert call.ended_ns is not None and call.ended_ns >= call.opened_ns
         assert call.answered_ns is None or call.opened_ns <= call.answered_ns <= call.ended_ns
-        assert len(call.marks) <= 200 and len(call.bursts) <= 200 and len(call.modem_raw) <= 8
+        assert len(call.marks) <= 200 and len(call.bursts) <= 200 and len(call.heard) <= 8
     shown = [c.state for c in bench.commands if isinstance(c, ShowLine)]
     assert all(a is not b for a, b in itertools.pairwise(shown))
     return bench

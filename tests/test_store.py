@@ -51,7 +51,7 @@ def test_stock_tinydb_opens_the_file(tmp_path: Path) -> None:
     store.close()
     with TinyDB(tmp_path / "calls.json") as stock:
         found = stock.table("calls").search(Query().call_id == "id-1")
-    assert found[0]["line"] == 1 and found[0]["schema"] == 1
+    assert found[0]["line"] == 1 and found[0]["schema"] == 2
 
 
 def test_marks_leave_the_pending_ones_in_order(tmp_path: Path) -> None:
@@ -174,8 +174,8 @@ def test_a_bad_block_of_the_card_is_damage(tmp_path: Path, mocker: MockerFixture
 
 def test_a_record_of_a_newer_version_is_no_damage(tmp_path: Path) -> None:
     path = tmp_path / "calls.json"
-    path.write_text(f'{{{WHOLE},"calls":{{"1":{{"schema":2}}}}}}')
-    with pytest.raises(StoreError, match="has schema 2, this version reads 1"):
+    path.write_text(f'{{{WHOLE},"calls":{{"1":{{"schema":3}}}}}}')
+    with pytest.raises(StoreError, match="has schema 3, this version reads 1"):
         CallStore(path, "s")
     assert path.exists()
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from firmware.cli.main import InputError
 from firmware.cli.show import caller_text, outcome_text, terminal, time_text, waveform
 from firmware.cli.unit import settings_of
+from firmware.core.call import upgraded
 from firmware.records.store import StoreError, read_table
 
 STORE_FILE = "calls.json"
@@ -30,7 +31,7 @@ def _data_dir(args: argparse.Namespace) -> Path:
 def _calls(data: Path) -> list[Mapping[str, Any]]:
     """In the order of filing."""
     try:
-        return read_table(data / STORE_FILE, "calls")
+        return [upgraded(dict(call)) for call in read_table(data / STORE_FILE, "calls")]
     except StoreError as error:
         raise InputError(str(error)) from error
     except OSError as error:
@@ -55,13 +56,20 @@ def _recording(data: Path, call: Mapping[str, Any]) -> Path:
     return path
 
 
+def _numbers(call: Mapping[str, Any]) -> list[str]:
+    """Every spelling of who was at the other end, digits alone."""
+    caller, dialled = call["caller"], call["dialled"] or {}
+    spellings = (caller["raw"], caller["number"], caller["national"], dialled.get("digits"), dialled.get("number"))
+    return ["".join(c for c in spelling if c.isdigit()) for spelling in spellings if spelling]
+
+
 def list_(args: argparse.Namespace) -> int:
     calls = _calls(_data_dir(args))
     if args.missed:
         calls = [call for call in calls if call["outcome"] == "missed"]
     if args.number:
         digits = "".join(c for c in args.number if c.isdigit())
-        calls = [call for call in calls if digits and digits in (call["caller"]["raw"] or call["dialled"] or "")]
+        calls = [call for call in calls if digits and any(digits in number for number in _numbers(call))]
     calls = calls[-args.last :] if args.last else calls
     if args.json:
         for call in calls:
@@ -111,6 +119,14 @@ def show(args: argparse.Namespace) -> int:
     for key in ("call_id", "line", "direction", "outcome", "end_reason", "opened", "answered", "ended", "rings"):
         table.add_row(key, str(call[key]))
     table.add_row("caller", caller_text(call))
+    for other in call["caller"]["disagreement"]:
+        table.add_row("but", f"{other['source']} said {other['raw'] or other['presentation']}")
+    for key, rests_on in (("answered by", "answer_evidence"), ("hung up first", "ended_by")):
+        if call[rests_on]:
+            evidence = f" ({call['ended_by_evidence']})" if rests_on == "ended_by" else ""
+            table.add_row(key, f"{call[rests_on]}{evidence}".replace("_", " "))
+    if call["keyed"]:
+        table.add_row("keys", f"{call['keyed']} after the answer")
     table.add_row("clock", call["clock"]["state"])
     for mark in call["marks"]:
         at = (mark["at_ns"] - call["opened_ns"]) / 1e9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from datetime import datetime
@@ -11,15 +12,19 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from firmware.core.numbers import national
+
 _COLOURS = {
     "answered": "green",
     "outgoing_answered": "green",
+    "outgoing_unanswered": "yellow",
+    "fax": "cyan",
     "missed": "red",
     "interrupted": "red",
     "too_short": "yellow",
     "joined_late": "yellow",
 }
-_ABSENT = {
+ABSENT = {
     "withheld": "number withheld",
     "unavailable": "number unavailable",
     "payphone": "payphone",
@@ -51,13 +56,15 @@ def time_text(iso: str | None) -> str:
 def caller_text(call: Mapping[str, Any]) -> str:
     """Who is at the other end, or why that is not known."""
     if call["direction"] == "outgoing":
-        return call["dialled"] or "number not decoded"
+        dialled = call["dialled"]
+        return (national(dialled["number"]) or dialled["raw"]) if dialled else "number not known"
     return _caller_text(call["caller"])
 
 
 def _caller_text(caller: Mapping[str, Any]) -> str:
-    who = caller["raw"] or _ABSENT[caller["presentation"]]
-    return f"{who} {caller['name']}" if caller["name"] else who
+    who = caller["national"] or caller["raw"] or ABSENT[caller["presentation"]]
+    region = caller["region_ja" if os.environ.get("LANG", "").startswith("ja") else "region_en"]
+    return " ".join(filter(None, (who, caller["name"], region and f"({region})")))
 
 
 def outcome_text(outcome: str | None) -> Text:
@@ -73,7 +80,7 @@ def event_text(body: Mapping[str, Any]) -> Text:
         f"{kind:<16}", style="red" if kind == "call.missed" else "bold" if kind == "recording.ready" else "cyan"
     )
     if kind == "call.dialled":
-        line.append(data["dialled"] or "outgoing call")
+        line.append(caller_text(data) if data["dialled"] else "outgoing call")
     elif kind == "call.ringing" and data["caller"]["presentation"] == "not_received":
         line.append("incoming call")
     elif kind in ("call.ringing", "call.caller_id", "call.answered"):

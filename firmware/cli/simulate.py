@@ -73,15 +73,15 @@ def simulate(args: argparse.Namespace) -> int:
 
 def _told(call: dict[str, Any], data: Path, base_ns: int) -> dict[str, Any]:
     """A call as a reader wants it: who or why not, when, and where its sound is."""
-    recording = call["recording"]
+    recording, dialled, outgoing = call["recording"], call["dialled"], call["direction"] == "outgoing"
     return {
         "call_id": call["call_id"],
         "line": call["line"],
         "direction": call["direction"],
         "outcome": call["outcome"],
         "end_reason": call["end_reason"],
-        "number": call["dialled"] if call["direction"] == "outgoing" else call["caller"]["number"],
-        "raw": call["caller"]["raw"],
+        "number": (dialled or {}).get("number") if outgoing else call["caller"]["number"],
+        "raw": (dialled or {}).get("raw") if outgoing else call["caller"]["raw"],
         "reason": _no_number(call),
         "name": call["caller"]["name"],
         "rings": call["rings"],
@@ -98,7 +98,7 @@ def _told(call: dict[str, Any], data: Path, base_ns: int) -> dict[str, Any]:
 def _no_number(call: dict[str, Any]) -> str | None:
     if call["direction"] == "incoming":
         return None if call["caller"]["raw"] else str(call["caller"]["presentation"])
-    return None if call["dialled"] else "not_decoded"
+    return None if call["dialled"] else call["no_dialled"]
 
 
 def _stepped(scenario: story.Scenario, data: Path, console: Console) -> None:

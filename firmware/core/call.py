@@ -1,4 +1,7 @@
-"""The record of one call, and the events that tell of it. Pure data: how a call is written down, schema version 1."""
+"""The record of one call, and the events that tell of it. Pure data: how a call is written down, schema version 2.
+
+Version 1 knew no caller's evidence, no dialled number and nobody who hung up; it is read, and those are then null.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,33 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from drivers.signals import CallerIdReceived, Presentation
+from drivers.signals import CallerIdReceived
+from firmware.core.caller import Caller
 from firmware.core.facts import Gap
+from firmware.core.numbers import Dialled
 
-SCHEMA = 1
+SCHEMA = 2
+_NOBODY = Caller()
 
 Direction = Literal["incoming", "outgoing"]
 Outcome = Literal[
-    "answered", "missed", "outgoing_answered", "outgoing_unknown", "joined_late", "too_short", "interrupted"
+    "answered",
+    "missed",
+    "outgoing_answered",
+    "outgoing_unanswered",
+    "outgoing_unknown",
+    "joined_late",
+    "too_short",
+    "fax",
+    "interrupted",
 ]
-EndReason = Literal["hung_up", "caller_gave_up", "line_cut", "unit_stopped"]
+EndReason = Literal["hung_up", "caller_gave_up", "line_cut", "held_open", "unit_stopped"]
+AnswerEvidence = Literal["loop", "polarity", "ringback_then_voice"]
+# Who hung up first, and what that rests on. A far end that cleared in the last 2 s before a hang-up cannot be told
+# from one that did not: the exchange's busy tone is known after two of its cycles.
+Ender = Literal["near", "far"]
+EnderEvidence = Literal["busy_tone", "polarity", "no_busy_tone"]
 ClockState = Literal["unsynced", "rtc", "ntp"]
-Country = Literal["jp", "us", "uk", "etsi"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,21 +55,34 @@ class ClockRead:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
-    """Who called. number is E.164, raw the digits as received; both None unless presentation is "allowed"."""
+class Heard:
+    """A caller-ID message as it came: what the caller's number rests on. raw: see CallerIdReceived."""
 
-    presentation: Presentation = "not_received"
-    number: str | None = None
-    raw: str | None = None
-    name: str | None = None
-    source: str | None = None
+    source: str
+    at_ns: int
+    raw: str
+    presentation: str
+    standard: str | None = None
+    until_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
     """Something that happened in a call, with what it rests on."""
 
-    kind: Literal["flash", "loop_break", "polarity", "button", "call_waiting", "handshake", "modem_ring"]
+    kind: Literal[
+        "flash",
+        "loop_break",
+        "polarity",
+        "button",
+        "call_waiting",
+        "handshake",
+        "modem_ring",
+        "modem_loop",
+        "tone",
+        "cas",
+        "key",  # keyed after the answer: that it was, never which
+    ]
     at_ns: int
     until_ns: int | None = None
     detail: str | None = None
@@ -90,12 +121,17 @@ class Call:
     answered_ns: int | None = None
     ended_ns: int | None = None
     rings: int = 0
-    caller: Caller = Caller()
-    dialled: str | None = None
-    answer_evidence: str | None = None
+    caller: Caller = _NOBODY
+    dialled: Dialled | None = None
+    dialled_by: Literal["dtmf", "pulse"] | None = None
+    no_dialled: str | None = None  # of an ended outgoing call: why dialled is None
+    answer_evidence: AnswerEvidence | None = None
+    ended_by: Ender | None = None
+    ended_by_evidence: EnderEvidence | None = None
+    keyed: int = 0  # keys after the answer: their number, never which
     marks: tuple[Mark, ...] = ()
     bursts: tuple[tuple[int, int], ...] = ()  # (began, ended) of each ring burst
-    modem_raw: tuple[str, ...] = ()
+    heard: tuple[Heard, ...] = ()
     recording: Recording | None = None
     no_recording: str | None = "not_ended"  # why recording is None; None when it is not
 
@@ -117,7 +153,9 @@ class Call:
         out["opened"], out["answered"], out["ended"] = map(self.iso, (self.opened_ns, self.answered_ns, self.ended_ns))
         out["duration_s"] = self.duration_s
         out["bursts"] = [list(b) for b in self.bursts]
-        out["marks"], out["modem_raw"] = list(out["marks"]), list(out["modem_raw"])
+        out["marks"], out["heard"] = list(out["marks"]), list(out["heard"])
+        for key in ("sources", "disagreement"):
+            out["caller"][key] = list(out["caller"][key])
         if self.recording:
             out["recording"]["gaps"] = list(out["recording"]["gaps"])
             out["recording"]["duration_s"] = self.recording.duration_s
@@ -125,9 +163,10 @@ class Call:
 
     @staticmethod
     def from_dict(doc: dict[str, Any]) -> Call:
-        """The call that to_dict() wrote. Raises ValueError for another schema."""
+        """The call that to_dict() of this version or of 1 wrote. Raises ValueError for another schema."""
+        doc = upgraded(doc)
         if doc.get("schema") != SCHEMA:
-            raise ValueError(f"call record has schema {doc.get('schema')}, this version reads {SCHEMA}")
+            raise ValueError(f"call record has schema {doc.get('schema')}, this version reads 1 and {SCHEMA}")
         own = {f.name: doc[f.name] for f in dataclasses.fields(Call)}
         recording = own["recording"]
         if recording:
@@ -137,13 +176,47 @@ class Call:
             **own
             | {
                 "clock": ClockRead(**own["clock"]),
-                "caller": Caller(**own["caller"]),
+                "caller": Caller.from_dict(own["caller"]),
+                "dialled": Dialled(**own["dialled"]) if own["dialled"] else None,
                 "marks": tuple(Mark(**m) for m in own["marks"]),
                 "bursts": tuple((b[0], b[1]) for b in own["bursts"]),
-                "modem_raw": tuple(own["modem_raw"]),
+                "heard": tuple(Heard(**h) for h in own["heard"]),
                 "recording": recording,
             }
         )
+
+
+def upgraded(doc: dict[str, Any]) -> dict[str, Any]:
+    """A stored record as this version writes it; what schema 1 did not know is null."""
+    if doc.get("schema") != 1:
+        return doc
+    caller = doc["caller"]
+    source = caller["source"]
+    later = Caller(
+        presentation=caller["presentation"],
+        reason=None if caller["presentation"] == "allowed" else caller["presentation"],
+        number=caller["number"],
+        raw=caller["raw"],
+        name=caller["name"],
+        source=source,
+        sources=(source,) if source else (),
+    )
+    heard = [
+        {"source": "modem", "at_ns": doc["opened_ns"], "raw": raw, "presentation": caller["presentation"]}
+        for raw in doc["modem_raw"]
+    ]
+    outgoing = doc["direction"] == "outgoing"
+    return doc | {
+        "schema": SCHEMA,
+        "caller": dataclasses.asdict(later),
+        "heard": heard,
+        "dialled": None,
+        "dialled_by": None,
+        "no_dialled": "not_decoded" if outgoing else None,
+        "ended_by": None,
+        "ended_by_evidence": None,
+        "keyed": 0,
+    }
 
 
 EventType = Literal[
@@ -175,7 +248,7 @@ def event(type_: EventType, call: Call, at_ns: int, **extra: Any) -> CallEvent:
         "line": call.line,
         "direction": call.direction,
         "caller": dataclasses.asdict(call.caller) if call.direction != "outgoing" else None,
-        "dialled": call.dialled,
+        "dialled": dataclasses.asdict(call.dialled) if call.dialled else None,
         "clock": call.clock.state,
     }
     if type_ in ("call.ended", "call.missed"):
@@ -188,6 +261,9 @@ def event(type_: EventType, call: Call, at_ns: int, **extra: Any) -> CallEvent:
             "duration_s": call.duration_s,
             "rings": call.rings,
             "answer_evidence": call.answer_evidence,
+            "ended_by": call.ended_by,
+            "ended_by_evidence": call.ended_by_evidence,
+            "no_dialled": call.no_dialled,
         }
     if type_ == "recording.ready" and call.recording:
         data["recording"] = {
@@ -201,24 +277,12 @@ def event(type_: EventType, call: Call, at_ns: int, **extra: Any) -> CallEvent:
     return CallEvent(type=type_, call_id=call.call_id, time=call.clock.iso(at_ns), data=data | extra)
 
 
-def caller_of(signal: CallerIdReceived, country: Country) -> Caller:
-    return Caller(
-        presentation=signal.presentation,
-        number=e164(signal.number, country),
-        raw=signal.number,
-        name=signal.name,
+def heard(signal: CallerIdReceived) -> Heard:
+    return Heard(
         source=signal.source,
+        at_ns=signal.at_ns,
+        raw=signal.raw,
+        presentation=signal.presentation,
+        standard=signal.standard,
+        until_ns=signal.until_ns,
     )
-
-
-def e164(digits: str | None, country: Country) -> str | None:
-    """National digits as E.164, where the numbering plan leaves no doubt; None otherwise (raw keeps the digits)."""
-    if digits is None:
-        return None
-    if country == "jp" and len(digits) in (10, 11) and digits[0] == "0" and digits[1] != "0":
-        return "+81" + digits[1:]
-    if country == "us" and len(digits) == 10 and digits[0] not in "01":
-        return "+1" + digits
-    if country == "us" and len(digits) == 11 and digits[0] == "1" and digits[1] not in "01":
-        return "+" + digits
-    return None

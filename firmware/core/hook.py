@@ -14,8 +14,10 @@ from drivers.signals import LinePresentEdge, LoopEdge, RingEdge
 _MS = 1_000_000
 # A break this short is a dial pulse (10 pps: 53-78 ms), and its make may be as short as 12 ms (20 pps), so a short
 # closure ends it. After a longer break only a full off-hook time does: ringing closes the loop 26 ms a cycle.
-_PULSE_NS = 100 * _MS
+_PULSE_NS = (20 * _MS, 100 * _MS)
 _CONTACT_NS = 10 * _MS
+# Pulses of one digit follow each other within 50 ms; the next digit begins 450 ms (20 pps) or 600 ms (10 pps) later.
+_DIGIT_OVER_NS = 250 * _MS
 # Ringing: crossings at 14 to 30 Hz; three of them make a burst; a burst is over when two cycles stay away.
 _CYCLE_NS = (33 * _MS, 72 * _MS)
 _CROSSINGS = 3
@@ -38,8 +40,17 @@ class LoopBroken:
 
 
 @dataclass(frozen=True, slots=True)
+class DialPulses:
+    """A train of breaks as short as dial pulses is over: a digit, or a disturbance."""
+
+    at_ns: int
+    until_ns: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class LoopMended:
-    """A break ended that was no hang-up. Shorter than a flash: dial pulse or disturbance."""
+    """A break ended that was no hang-up and no dial pulse. Shorter than a flash: a disturbance."""
 
     at_ns: int
     until_ns: int
@@ -81,8 +92,8 @@ class LineBack:
     at_ns: int
 
 
-HookFact = OffHook | LoopBroken | LoopMended | OnHook | RingBurst | RingBurstOver | LineCut | LineBack
-HookTimer = Literal["off_hook", "flash", "hang_up", "mended", "burst_over", "cut"]
+HookFact = OffHook | LoopBroken | LoopMended | DialPulses | OnHook | RingBurst | RingBurstOver | LineCut | LineBack
+HookTimer = Literal["off_hook", "flash", "hang_up", "mended", "digit", "burst_over", "cut"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +124,7 @@ class Hook:
         self._burst_ns = 0
         self._crossing_ns: int | None = None
         self._crossings = 0
+        self._pulses: tuple[int, int, int] | None = None  # first break, last make, how many
 
     @property
     def broken(self) -> bool:
@@ -141,21 +153,26 @@ class Hook:
                 self.off_hook, self._broken_ns = True, None
                 return [OffHook(self._closed_ns, self._joined)]
             case "flash":
-                return [] if self._closed or self._broken_ns is None else [LoopBroken(self._broken_ns)]
+                if self._closed or self._broken_ns is None:
+                    return []
+                return [*self._train_over(), LoopBroken(self._broken_ns)]
             case "hang_up":
                 # A closure under way may yet turn out to be a flash: "mended" or the next opening edge decides.
                 return [] if self._closed or self._broken_ns is None else self._hung_up(now)
             case "mended":
                 return self._mend()
+            case "digit":
+                return self._train_over()
             case "burst_over":
                 began, self._crossings, last = self._burst_ns, 0, self._crossing_ns
                 self._crossing_ns = None
                 return [RingBurstOver(began, last or began)]
             case "cut":
+                train = self._train_over()
                 self._cut, self.off_hook, self._broken_ns = True, False, None
                 for name in ("off_hook", "flash", "hang_up", "mended"):
                     self.timers.pop(name, None)
-                return [LineCut(self._lost_ns, now)]
+                return [*train, LineCut(self._lost_ns, now)]
 
     def _loop(self, edge: LoopEdge) -> list[HookFact]:
         at, self._closed = edge.at_ns, edge.closed
@@ -166,12 +183,13 @@ class Hook:
                 self.timers.pop("off_hook", None)
         elif edge.closed:
             if self._broken_ns is not None:
-                short = at - self._broken_ns < _PULSE_NS
+                short = at - self._broken_ns < _PULSE_NS[1]
                 self._closed_ns = at
                 self.timers["mended"] = at + (_CONTACT_NS if short else self._t.off_hook_ms * _MS)
         else:
             self.timers.pop("mended", None)
             if self._broken_ns is None:
+                self.timers.pop("digit", None)
                 self._broken_ns = at
                 self.timers["flash"] = at + self._t.flash_min_ms * _MS
                 self.timers["hang_up"] = at + self._t.hang_up_ms * _MS
@@ -189,13 +207,25 @@ class Hook:
         self.timers.pop("hang_up", None)
         if began is None:
             return []
-        return [LoopMended(began, self._closed_ns, flash=self._closed_ns - began >= self._t.flash_min_ms * _MS)]
+        broken_ns = self._closed_ns - began
+        if _PULSE_NS[0] <= broken_ns < _PULSE_NS[1]:
+            first, _, count = self._pulses or (began, 0, 0)
+            self._pulses = (first, self._closed_ns, count + 1)
+            self.timers["digit"] = self._closed_ns + _DIGIT_OVER_NS
+            return []
+        return [*self._train_over(), LoopMended(began, self._closed_ns, flash=broken_ns >= self._t.flash_min_ms * _MS)]
+
+    def _train_over(self) -> list[HookFact]:
+        self.timers.pop("digit", None)
+        train, self._pulses = self._pulses, None
+        return [DialPulses(*train)] if train else []
 
     def _hung_up(self, now_ns: int) -> list[HookFact]:
+        train = self._train_over()
         began, self._broken_ns, self.off_hook = self._broken_ns, None, False
         for name in ("flash", "hang_up", "mended"):
             self.timers.pop(name, None)
-        return [] if began is None else [OnHook(began, now_ns)]
+        return train if began is None else [*train, OnHook(began, now_ns)]
 
     def _crossing(self, at_ns: int) -> list[HookFact]:
         last, self._crossing_ns = self._crossing_ns, at_ns

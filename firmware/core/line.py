@@ -6,6 +6,7 @@ ring timing and is all that the engine and `tsuroku replay` know.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,17 +15,37 @@ from typing import Any, Literal, NamedTuple, Protocol
 from drivers.signals import (
     ButtonPressed,
     CallerIdReceived,
+    CasHeard,
     DeviceLost,
     DeviceReady,
+    KeyHeard,
     LinePresentEdge,
     LoopEdge,
+    LoopReport,
     ModemRing,
     PolarityEdge,
     RingEdge,
+    ToneHeard,
+    VoiceHeard,
 )
-from firmware.core.call import Call, CallEvent, ClockRead, Country, Mark, Outcome, Recording, caller_of, event
+from firmware.core.call import (
+    AnswerEvidence,
+    Call,
+    CallEvent,
+    ClockRead,
+    Ender,
+    EnderEvidence,
+    Mark,
+    Outcome,
+    Recording,
+    event,
+    heard,
+)
+from firmware.core.caller import Caller, listed, merge
+from firmware.core.country import PROFILES
 from firmware.core.facts import CallLeftOpen, Input, RecordingFailed, RecordingReady
 from firmware.core.hook import (
+    DialPulses,
     Hook,
     HookFact,
     HookTimer,
@@ -38,10 +59,9 @@ from firmware.core.hook import (
     RingBurst,
     RingBurstOver,
 )
+from firmware.core.numbers import Country, as_dialled
 
 _MS = 1_000_000
-# NTT's start signal rings 0.5 s on, 0.5 s off; an ordinary burst lasts 1 s (+-20 %).
-_START_SIGNAL_NS = 750 * _MS
 # A modem says RING when the burst is over, and some take their time.
 _LATE_RING_NS = 3000 * _MS
 # A block that a modem reports this soon after the lift was sent before it.
@@ -49,6 +69,16 @@ _LATE_ID_NS = 3000 * _MS
 # Polarity turns at the seizure too; an answer cannot come this soon after the lift.
 _SOONEST_ANSWER_NS = 1000 * _MS
 _MOST_MARKS = 200  # evidence is bounded: a chattering contact must not grow a record without end
+_MOST_HEARD = 8
+_MOST_DIGITS = 40
+# The dialled number is complete when no digit has followed for so long; what is keyed later is the call's own.
+_NUMBER_OVER_NS = 8000 * _MS
+# The alert of a waiting call, the modem's report and the frame heard on the line belong together within this.
+_ONE_WAITING_NS = 10_000 * _MS
+# Polarity turns before the start signal; what turned this long before the first ring belongs to the call.
+_REVERSAL_BEFORE_RING_NS = 3000 * _MS
+# The exchange's busy tone for so many cycles: the far end has hung up.
+_BUSY_CYCLES = 4
 
 
 class State(enum.Enum):
@@ -58,6 +88,7 @@ class State(enum.Enum):
     DIALLING = "dialling"
     IN_CALL = "in_call"
     FLASH = "flash"
+    HELD_OPEN = "held_open"
     LINE_CUT = "line_cut"
 
 
@@ -75,7 +106,36 @@ class HandshakeOver:
     at_ns: int
 
 
-Fact = HookFact | RingingOver | HandshakeOver | PolarityEdge | CallerIdReceived | ModemRing | ButtonPressed
+@dataclass(frozen=True, slots=True)
+class NumberOver:
+    """No digit has followed the last one for so long that the number is complete."""
+
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """The loop is closed, and for the set time nobody has spoken or dialled; at_ns is when that became known."""
+
+    at_ns: int
+
+
+Fact = (
+    HookFact
+    | RingingOver
+    | HandshakeOver
+    | NumberOver
+    | Unused
+    | PolarityEdge
+    | CallerIdReceived
+    | ModemRing
+    | LoopReport
+    | KeyHeard
+    | ToneHeard
+    | CasHeard
+    | VoiceHeard
+    | ButtonPressed
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,11 +196,35 @@ class LineConfig:
     ring_over_ms: int
     handshake_ms: int
     shortest_call_ms: int
+    held_open_ms: int
     pre_roll_ms: int
+    do_not_record: tuple[str, ...]  # E.164, or the digits of a short number
     hook: HookTiming
 
 
-Timer = HookTimer | Literal["ringing_over", "handshake_over"]
+LineTimer = Literal["ringing_over", "handshake_over", "number_over", "unused"]
+Timer = HookTimer | LineTimer
+_TIMER_FACTS: Mapping[LineTimer, Callable[[int], RingingOver | HandshakeOver | NumberOver | Unused]] = {
+    "ringing_over": RingingOver,
+    "handshake_over": HandshakeOver,
+    "number_over": NumberOver,
+    "unused": Unused,
+}
+
+
+@dataclass(slots=True)
+class _Sound:
+    """What the listener has told of the sound since the loop closed."""
+
+    listening: bool = False  # it has told something, and was not lost since
+    voice: bool = False  # anybody spoke
+    voice_ns: tuple[int, ...] = ()  # the last times, oldest first
+    ringback_ns: int | None = None  # the far end was rung: where the last heard of it ends
+    ringback_over: bool = False
+    busy_ns: int | None = None  # where a busy tone began that nobody spoke after
+    busy_cycles: int = 0
+    cng_cycles: int = 0
+    ced: bool = False
 
 
 class Line:
@@ -151,7 +235,8 @@ class Line:
         self.state = State.IDLE
         self._reads = reads
         self._hook = Hook(config.hook)
-        self._timers: dict[Literal["ringing_over", "handshake_over"], int] = {}
+        self._profile = PROFILES[config.country]
+        self._timers: dict[LineTimer, int] = {}
         self._out: list[Command] = []
         self._call: Call | None = None
         self._ended_ns = -_LATE_RING_NS  # when the last call ended
@@ -161,6 +246,17 @@ class Line:
         self._loop_closed_ns = 0
         self._quiet_ns = 0  # no recording begins before this: the end of the last one or of a handshake
         self._before_flash = State.IN_CALL
+        self._recording = False
+        self._evidence: tuple[CallerIdReceived, ...] = ()  # of the call's own caller
+        self._waiting: tuple[CallerIdReceived, ...] = ()  # of the caller who waits
+        self._waiting_ns = -_ONE_WAITING_NS
+        self._reversal_ns = -_REVERSAL_BEFORE_RING_NS  # of the idle line
+        self._digits = ""  # dialled so far
+        self._dialling_by: Literal["dtmf", "pulse"] | None = None
+        self._last_digit_ns = 0
+        self._number_open = False  # digits heard now belong to the dialled number
+        self._sound = _Sound()
+        self._parked = False  # held open, and the exchange has said that nobody is there
 
     # -- what the engine calls
 
@@ -171,14 +267,24 @@ class Line:
 
     def fire(self, timer: Timer) -> list[Command]:
         """The timer is due: facts follow as of its own time."""
-        if timer == "ringing_over":
-            self._step(RingingOver(self._timers.pop(timer)))
-        elif timer == "handshake_over":
-            self._step(HandshakeOver(self._timers.pop(timer)))
-        else:
-            for fact in self._hook.fire(timer):
-                self._step(fact)
+        match timer:
+            case "ringing_over" | "handshake_over" | "number_over" | "unused":
+                self._step(_TIMER_FACTS[timer](self._timers.pop(timer)))
+            case _:
+                for fact in self._hook.fire(timer):
+                    self._step(fact)
         return self._take()
+
+    def mask(self, given: Input) -> Input:
+        """The input without digits that are nobody's business: keyed after the answer they are menu choices, PINs and
+        card numbers. To be called before anything writes the input down.
+        """
+        match given:
+            case KeyHeard() if not (self._number_open and self.state is State.DIALLING):
+                return replace(given, key="?")
+            case CallerIdReceived(source="line_dtmf") if self.state not in _BEFORE_ANSWER:
+                return replace(given, presentation="corrupt", number=None, name=None, redirecting=None, raw="")
+        return given
 
     def handle(self, given: Input) -> list[Command]:
         match given:
@@ -187,8 +293,15 @@ class Line:
                     self._step(fact)
             case PolarityEdge() if not given.initial:
                 self._step(given)
-            case CallerIdReceived() | ModemRing() | ButtonPressed():
+            case CallerIdReceived(source="line_dtmf") if self.state not in _BEFORE_ANSWER:
+                pass  # keys that look like one
+            case KeyHeard() | ToneHeard() | CasHeard() | VoiceHeard():
+                self._sound.listening = True
                 self._step(given)
+            case CallerIdReceived() | ModemRing() | LoopReport() | ButtonPressed():
+                self._step(given)
+            case DeviceLost(device="listener" | "codec"):
+                self._sound.listening = False
             case RecordingReady() | RecordingFailed():
                 self._recorded(given)
             case CallLeftOpen():
@@ -225,7 +338,8 @@ class Line:
         self._out.append(SaveCall(call=call, events=events))
 
     def _open(self, at_ns: int, direction: Literal["incoming", "outgoing"] | None) -> Call:
-        self._burst_ns, self._handshaken = None, False
+        self._burst_ns, self._handshaken, self._evidence, self._sound = None, False, (), _Sound()
+        self._digits, self._dialling_by, self._number_open = "", None, False
         return Call(
             call_id=self._reads.call_id(),
             line=self.config.number,
@@ -246,40 +360,94 @@ class Line:
             self._call = replace(call, marks=(*call.marks, mark))
 
     def _record(self, from_ns: int) -> None:
+        if listed(self._the_call().caller, self.config.do_not_record):
+            self._call = replace(self._the_call(), no_recording="do_not_record")
+            return
         from_ns = max(from_ns, self._quiet_ns)
         call_id = self._the_call().call_id
+        self._recording = True
         self._out.append(StartRecording(line=self.config.number, call_id=call_id, from_ns=from_ns))
 
     def _stop(self, until_ns: int, *, keep: bool) -> None:
-        call_id, self._quiet_ns = self._the_call().call_id, until_ns
+        self._quiet_ns = max(self._quiet_ns, until_ns)
+        if not self._recording:
+            return
+        self._recording = False
+        call_id = self._the_call().call_id
         stop = StopRecording(line=self.config.number, call_id=call_id, until_ns=until_ns, keep=keep)
         self._out.append(stop)
 
-    def _end(self, ended_ns: int, known_ns: int, reason: Literal["hung_up", "line_cut"]) -> None:
+    def _do_not_record(self, now_ns: int) -> None:
+        """The one who calls, or is called, turns out to be on the list."""
+        self._stop(now_ns, keep=False)
+        self._call = replace(self._the_call(), recording=None, no_recording="do_not_record")
+
+    def _end(self, ended_ns: int, known_ns: int, reason: Literal["hung_up", "line_cut", "held_open"]) -> None:
         """End a call that was up. ended_ns: where the loop broke; known_ns: now, the end of the recording."""
+        self._number_is_over(ended_ns)
         call = self._the_call()
         lifted_ns = self._loop_closed_ns
         ended_ns = max(ended_ns, lifted_ns, call.opened_ns)
         if call.answered_ns and call.answered_ns > ended_ns and call.direction == "outgoing":
             call = replace(call, answered_ns=None, answer_evidence=None)  # the reversal was the release's
-        outcome: Outcome
-        if ended_ns - lifted_ns < self.config.shortest_call_ms * _MS and call.direction is not None:
-            outcome = "too_short"
-        elif call.direction == "incoming":
-            outcome = "answered"
-        elif call.direction == "outgoing":
-            outcome = "outgoing_answered" if call.answered_ns else "outgoing_unknown"
-        else:
-            outcome = "joined_late"
-        keep = outcome != "too_short"
-        failed = call.no_recording != "not_ended"
-        call = replace(call, ended_ns=ended_ns, outcome=outcome, end_reason=reason)
-        if not failed:
-            call = replace(call, no_recording="not_closed_yet" if keep else "too_short")
-        self._stop(known_ns, keep=keep)
-        if keep and not failed:
+        outcome = self._outcome(call, ended_ns - lifted_ns, reason)
+        # A handset beside the phone makes no recording of the room.
+        nothing = "nobody_spoke" if reason == "held_open" and not self._sound.voice else None
+        nothing = "too_short" if outcome == "too_short" else nothing
+        ender, rests_on = self._ender(call, ended_ns) if reason != "line_cut" else (None, None)
+        call = replace(
+            call,
+            ended_ns=ended_ns,
+            outcome=outcome,
+            end_reason=reason,
+            ended_by=ender,
+            ended_by_evidence=rests_on,
+        )
+        if call.direction == "outgoing" and call.dialled is None:
+            call = replace(call, no_dialled="no_digits_heard" if self._sound.listening else "not_listening")
+        if call.no_recording == "not_ended":
+            call = replace(call, no_recording=nothing or "not_closed_yet")
+        self._stop(known_ns, keep=nothing is None)
+        if call.no_recording == "not_closed_yet":
             self._unfiled[call.call_id] = call
         self._save(call, event("call.ended", call, ended_ns))
+        self._close(ended_ns)
+
+    def _outcome(self, call: Call, loop_ns: int, reason: str) -> Outcome:
+        sound = self._sound
+        short = loop_ns < self.config.shortest_call_ms * _MS and reason != "held_open"
+        if short and call.direction is not None:
+            return "too_short"
+        if sound.ced or sound.cng_cycles >= 2:
+            return "fax"
+        if call.direction is None:
+            return "joined_late"
+        if call.direction == "incoming":
+            return "answered"
+        if call.answered_ns is not None:
+            return "outgoing_answered"
+        rung = sound.ringback_ns is not None or sound.busy_ns is not None
+        return "outgoing_unanswered" if rung and sound.listening else "outgoing_unknown"
+
+    def _ender(self, call: Call, ended_ns: int) -> tuple[Ender | None, EnderEvidence | None]:
+        """Who hung up first; nobody where there was no conversation, or nothing tells."""
+        sound = self._sound
+        if call.answered_ns is None and call.direction is not None:
+            return None, None
+        if sound.busy_ns is not None and sound.busy_cycles >= _BUSY_CYCLES:
+            return "far", "busy_tone"
+        turned = [m.at_ns for m in call.marks if m.kind == "polarity"]
+        if call.answer_evidence == "polarity" and any(
+            (call.answered_ns or 0) < at < ended_ns - self.config.hook.flash_min_ms * _MS for at in turned
+        ):
+            return "far", "polarity"
+        if sound.listening and sound.busy_ns is None:
+            return "near", "no_busy_tone"
+        return None, None
+
+    def _close(self, ended_ns: int) -> None:
+        self._timers.clear()
+        self._number_open = False
         self._call, self._ended_ns = None, ended_ns
 
     def _miss(self, ended_ns: int, reason: Literal["caller_gave_up", "line_cut"]) -> None:
@@ -290,9 +458,48 @@ class Line:
             end_reason=reason,
             no_recording="not_answered",
         )
-        self._timers.pop("ringing_over", None)
         self._save(call, event("call.missed", call, ended_ns))
-        self._call, self._ended_ns = None, call.ended_ns or ended_ns
+        self._close(call.ended_ns or ended_ns)
+
+    # -- who calls, and who is called
+
+    def _learn(self, fact: CallerIdReceived) -> None:
+        """One more piece of evidence of who calls."""
+        call = self._the_call()
+        call = replace(call, heard=(*call.heard, heard(fact))[:_MOST_HEARD])
+        self._evidence = (*self._evidence, fact)[:_MOST_HEARD]
+        known, caller = call.caller, merge(self._evidence, self.config.country)
+        self._call = call = replace(call, caller=caller)
+        if fact.until_ns is not None:
+            self._quiet_ns = max(self._quiet_ns, fact.until_ns)  # no frame in a recording
+        if _who(caller) != _who(known):
+            self._save(call, event("call.caller_id", call, fact.at_ns, correction=known.presentation != "not_received"))
+        if listed(caller, self.config.do_not_record) and self._recording:
+            self._do_not_record(fact.at_ns)
+
+    def _digit(self, digit: str, at_ns: int, until_ns: int, by: Literal["dtmf", "pulse"]) -> None:
+        """One more digit of the dialled number."""
+        if self._dialling_by not in (None, by):
+            return  # the loop was disturbed in a number keyed as DTMF
+        self._dialling_by, self._last_digit_ns = by, until_ns
+        self._digits = (self._digits + digit)[:_MOST_DIGITS]
+        self._timers["number_over"] = max(until_ns, at_ns) + _NUMBER_OVER_NS
+
+    def _number_is_over(self, at_ns: int) -> None:
+        """Digits heard from now on are not the dialled number's."""
+        self._timers.pop("number_over", None)
+        was_open, self._number_open = self._number_open, False
+        if not was_open or not self._digits:
+            return
+        dialled = as_dialled(self._digits, self.config.country)
+        self._call = call = replace(self._the_call(), dialled=dialled, dialled_by=self._dialling_by)
+        self._save(call, event("call.dialled", call, max(at_ns, call.opened_ns), correction=True))
+        if listed(dialled, self.config.do_not_record):
+            self._do_not_record(max(at_ns, call.opened_ns))
+
+    def _used(self, at_ns: int) -> None:
+        """Somebody uses the line: it is not held open by mistake."""
+        self._timers["unused"] = at_ns + self.config.held_open_ms * _MS
 
     # -- filing what came late
 
@@ -350,6 +557,11 @@ def _at(fact: Fact) -> int:
     return fact.at_ns
 
 
+def _who(caller: Caller) -> tuple[object, ...]:
+    """What a management system is told again when it changes."""
+    return caller.presentation, caller.number, caller.raw, caller.name, caller.redirecting, caller.called
+
+
 # -- transitions: each does its work on the line and says where it goes
 
 
@@ -357,61 +569,95 @@ def _ring_opens_call(line: Line, fact: RingBurst) -> State:
     call = line._open(fact.at_ns, "incoming")
     line._call = call
     line._burst_ns = fact.at_ns
+    if fact.at_ns - line._reversal_ns < _REVERSAL_BEFORE_RING_NS:
+        line._mark(Mark(kind="polarity", at_ns=line._reversal_ns))
+        call = line._the_call()
     line._save(call, event("call.ringing", call, fact.at_ns))
     return State.RINGING
 
 
 def _ring_goes_on(line: Line, fact: RingBurst) -> State:
+    call = line._the_call()
+    if call.direction is None:
+        _was_a_handshake(line, fact.at_ns)
     line._burst_ns = fact.at_ns
     line._timers.pop("ringing_over", None)
     return State.RINGING
 
 
+def _was_a_handshake(line: Line, at_ns: int) -> None:
+    """The loop that was closed when the unit started was a primary answer's: it rings now."""
+    line._stop(at_ns, keep=False)
+    line._call = call = replace(line._the_call(), direction="incoming", no_recording="not_ended")
+    line._save(call, event("call.ringing", call, call.opened_ns))
+
+
 def _burst_over(line: Line, fact: RingBurstOver) -> State:
     call = line._the_call()
     line._burst_ns = None
-    bursts = (*call.bursts, (fact.at_ns, fact.until_ns))
     ordinary = line._handshaken or not _is_start_signal(line, fact.until_ns - fact.at_ns)
-    line._call = replace(call, bursts=bursts[:_MOST_MARKS], rings=call.rings + ordinary)
+    # Several bursts can make one ring (UK: 0.4 s twice).
+    same_ring = bool(call.bursts) and fact.at_ns - call.bursts[-1][1] < line._profile.ring_gap_ms * _MS
+    bursts = (*call.bursts, (fact.at_ns, fact.until_ns))[-_MOST_MARKS:]
+    line._call = replace(call, bursts=bursts, rings=call.rings + (ordinary and not same_ring))
     if line.state is State.RINGING:
         line._timers["ringing_over"] = fact.until_ns + line.config.ring_over_ms * _MS
     return line.state
 
 
 def _is_start_signal(line: Line, length_ns: int) -> bool:
-    return line.config.number_display and length_ns < _START_SIGNAL_NS
+    longest_ms = line._profile.start_signal_ms
+    return line.config.number_display and longest_ms is not None and length_ns < longest_ms * _MS
 
 
 def _lift(line: Line, fact: OffHook) -> State:
     """The loop closes while it rings: the answer, or the primary answer to Number Display's start signal."""
     call = line._the_call()
+    if call.direction is None:  # no ring came after the loop that was closed at the start
+        _ringing_over(line, RingingOver(fact.at_ns))
+        return _lift_to_dial(line, fact)
     line._timers.pop("ringing_over", None)
     line._loop_closed_ns = fact.at_ns
     short = all(_is_start_signal(line, until - began) for began, until in call.bursts)
     if line._burst_ns is not None:
         short = short and _is_start_signal(line, fact.at_ns - line._burst_ns)
-    if line.config.number_display and short and not line._handshaken and (call.bursts or line._burst_ns is not None):
-        line._timers["handshake_over"] = fact.at_ns + (line.config.handshake_ms + line.config.hook.flash_min_ms) * _MS
-        line._record(fact.at_ns)  # kept from the closing on, should it prove to be an answer
-        return State.CID_HANDSHAKE
+    if short and not line._handshaken and (call.bursts or line._burst_ns is not None):
+        return _handshake_begins(line, fact)
     line._record(fact.at_ns - line.config.pre_roll_ms * _MS)
     return _answered(line, fact.at_ns)
 
 
+def _handshake_begins(line: Line, fact: OffHook) -> State:
+    line._timers["handshake_over"] = fact.at_ns + (line.config.handshake_ms + line.config.hook.flash_min_ms) * _MS
+    line._record(fact.at_ns)  # kept from the closing on, should it prove to be an answer
+    return State.CID_HANDSHAKE
+
+
 def _answered(line: Line, at_ns: int) -> State:
-    if line._burst_ns is not None:  # the burst that the lift cut off was a ring as well
-        call = line._the_call()
-        line._call = replace(call, rings=call.rings + 1, bursts=(*call.bursts, (line._burst_ns, at_ns)))
-        line._burst_ns = None
     call = line._the_call()
+    if line._burst_ns is not None:  # the burst that the lift cut off was a ring as well
+        same_ring = bool(call.bursts) and line._burst_ns - call.bursts[-1][1] < line._profile.ring_gap_ms * _MS
+        bursts = (*call.bursts, (line._burst_ns, at_ns))[-_MOST_MARKS:]
+        line._call = call = replace(call, rings=call.rings + (not same_ring), bursts=bursts)
+        line._burst_ns = None
     # A modem can tell of the ring within the 100 ms that a lift takes to be one.
+    line._sound = _Sound()
     line._call = call = replace(call, answered_ns=max(at_ns, call.opened_ns), answer_evidence="loop")
     line._save(call, event("call.answered", call, at_ns))
+    line._used(at_ns)
     return State.IN_CALL
 
 
 def _handshake_was_answer(line: Line, fact: HandshakeOver) -> State:
     line._burst_ns = None
+    if line._the_call().direction is None:  # joined late: too long for a primary answer
+        line._used(fact.at_ns)
+        return State.IN_CALL
+    if line._quiet_ns > line._loop_closed_ns and line._recording:  # a frame was heard meanwhile: begin behind it
+        frame_ns = line._quiet_ns
+        line._stop(fact.at_ns, keep=False)
+        line._quiet_ns = frame_ns
+        line._record(frame_ns)
     return _answered(line, line._loop_closed_ns)
 
 
@@ -431,16 +677,24 @@ def _handshake_done(line: Line, fact: OnHook) -> State:
     """Receive complete: the terminal opens the loop, ordinary ringing follows."""
     line._timers.pop("handshake_over", None)
     line._mark(Mark(kind="handshake", at_ns=line._loop_closed_ns, until_ns=fact.at_ns))
-    line._stop(fact.known_ns, keep=False)
-    line._quiet_ns, line._handshaken, line._burst_ns = fact.at_ns, True, None
-    line._call = replace(line._the_call(), no_recording="not_ended")  # whatever became of the handshake's
+    if line._the_call().direction is not None:  # else a ring must first tell that it was one
+        line._stop(fact.known_ns, keep=False)
+        line._quiet_ns = fact.at_ns
+        if line._the_call().no_recording != "do_not_record":
+            line._call = replace(line._the_call(), no_recording="not_ended")  # whatever became of the handshake's
+    line._handshaken, line._burst_ns = True, None
     line._timers["ringing_over"] = fact.at_ns + line.config.ring_over_ms * _MS
     return State.RINGING
 
 
 def _ringing_over(line: Line, fact: RingingOver) -> State:
-    ended = fact.at_ns - line.config.ring_over_ms * _MS
-    line._miss(ended, "caller_gave_up")
+    call = line._the_call()
+    if call.direction is None:  # no ring: the end of a call that was joined late
+        opened = next(m.until_ns for m in call.marks if m.kind == "handshake" and m.until_ns is not None)
+        line._call = replace(call, marks=tuple(m for m in call.marks if m.kind != "handshake"))
+        line._end(opened, fact.at_ns, "hung_up")
+    else:
+        line._miss(fact.at_ns - line.config.ring_over_ms * _MS, "caller_gave_up")
     return State.IDLE
 
 
@@ -448,12 +702,17 @@ def _lift_to_dial(line: Line, fact: OffHook) -> State:
     line._loop_closed_ns = fact.at_ns
     if fact.joined:
         line._call = line._open(fact.at_ns, None)
-        line._record(fact.at_ns)
         line._save(line._call)
+        if line.config.number_display and line._profile.start_signal_ms is not None:
+            return _handshake_begins(line, fact)  # a call under way, or a primary answer
+        line._record(fact.at_ns)
+        line._used(fact.at_ns)
         return State.IN_CALL
     line._call = line._open(fact.at_ns, "outgoing")
+    line._number_open = True
     line._record(fact.at_ns - line.config.pre_roll_ms * _MS)
-    line._save(line._call, event("call.dialled", line._call, fact.at_ns))
+    line._save(line._call, event("call.dialled", line._call, fact.at_ns, correction=False))
+    line._used(fact.at_ns)
     return State.DIALLING
 
 
@@ -461,8 +720,14 @@ def _far_end_answers(line: Line, fact: PolarityEdge) -> State:
     line._mark(Mark(kind="polarity", at_ns=fact.at_ns))
     if fact.at_ns - line._loop_closed_ns < _SOONEST_ANSWER_NS or line._hook.broken:
         return State.DIALLING  # of the seizure, or of a release that is under way
-    line._call = replace(line._the_call(), answered_ns=fact.at_ns, answer_evidence="polarity")
-    line._save(line._call, event("call.answered", line._call, fact.at_ns))
+    return _far_answered(line, fact.at_ns, "polarity")
+
+
+def _far_answered(line: Line, at_ns: int, rests_on: AnswerEvidence) -> State:
+    line._number_is_over(at_ns)
+    line._call = call = replace(line._the_call(), answered_ns=at_ns, answer_evidence=rests_on)
+    line._save(call, event("call.answered", call, at_ns))
+    line._used(at_ns)
     return State.IN_CALL
 
 
@@ -473,11 +738,172 @@ def _may_be_flash(line: Line, fact: LoopBroken) -> State:
 
 def _mended(line: Line, fact: LoopMended) -> State:
     line._mark(Mark(kind="flash" if fact.flash else "loop_break", at_ns=fact.at_ns, until_ns=fact.until_ns))
+    if fact.flash:
+        line._number_is_over(fact.at_ns)  # what is dialled now goes to the exchange's services, or to a third party
     return line._before_flash if line.state is State.FLASH else line.state
+
+
+def _pulses_dial(line: Line, fact: DialPulses) -> State:
+    if line._number_open and fact.count <= 10 and line._dialling_by != "dtmf":
+        line._digit(str(fact.count % 10), fact.at_ns, fact.until_ns, "pulse")
+        line._used(fact.until_ns)
+        return line.state
+    return _pulses_disturb(line, fact)
+
+
+def _pulses_disturb(line: Line, fact: DialPulses) -> State:
+    line._mark(Mark(kind="loop_break", at_ns=fact.at_ns, until_ns=fact.until_ns))
+    return line.state
+
+
+def _number_over(line: Line, fact: NumberOver) -> State:
+    line._number_is_over(fact.at_ns)
+    return line.state
+
+
+def _key_dials(line: Line, fact: KeyHeard) -> State:
+    if not line._number_open:
+        return _keyed(line, fact)
+    if fact.key in "0123456789*#":
+        line._digit(fact.key, fact.at_ns, fact.until_ns, "dtmf")
+    line._used(fact.until_ns)
+    return line.state
+
+
+def _keyed(line: Line, fact: KeyHeard) -> State:
+    line._call = replace(line._the_call(), keyed=line._the_call().keyed + 1)
+    line._mark(Mark(kind="key", at_ns=fact.at_ns, until_ns=fact.until_ns))
+    line._used(fact.until_ns)
+    return line.state
+
+
+def _voice_while_dialling(line: Line, fact: VoiceHeard) -> State:
+    _voice(line, fact)
+    return _answered_by_tones(line)
+
+
+def _answered_by_tones(line: Line) -> State:
+    """Ringback has ended, and then somebody spoke: the far end has answered."""
+    sound = line._sound
+    if sound.ringback_ns is None or not sound.ringback_over or sound.busy_ns is not None:
+        return line.state
+    spoke = [at for at in sound.voice_ns if at >= sound.ringback_ns]
+    return _far_answered(line, spoke[0], "ringback_then_voice") if spoke else line.state
+
+
+def _voice(line: Line, fact: VoiceHeard) -> State:
+    sound = line._sound
+    sound.voice, sound.voice_ns = True, (*sound.voice_ns, fact.at_ns)[-4:]
+    if sound.busy_ns is not None and sound.busy_cycles < _BUSY_CYCLES:
+        sound.busy_ns = None  # no exchange's busy tone: somebody speaks after it
+    line._used(fact.at_ns)
+    return line.state
+
+
+def _tone_while_dialling(line: Line, fact: ToneHeard) -> State:
+    sound = line._sound
+    if fact.tone in ("ringback", "busy") and fact.at_ns >= line._last_digit_ns:
+        line._number_is_over(fact.at_ns)
+    _tone(line, fact)
+    if fact.tone == "ringback":
+        sound.ringback_ns, sound.ringback_over = fact.until_ns, fact.over
+        return _answered_by_tones(line)
+    return line.state
+
+
+def _tone(line: Line, fact: ToneHeard) -> State:
+    """A tone in a call: a mark from its beginning to its end, and what it tells."""
+    sound, call = line._sound, line._the_call()
+    mark = Mark(kind="tone", at_ns=fact.at_ns, until_ns=fact.until_ns, detail=fact.tone)
+    known = [n for n, m in enumerate(call.marks) if (m.kind, m.at_ns, m.detail) == ("tone", mark.at_ns, mark.detail)]
+    if known:
+        marks = list(call.marks)
+        marks[known[-1]] = mark
+        line._call = replace(call, marks=tuple(marks))
+    else:
+        line._mark(mark)
+    match fact.tone:
+        case "busy" if line.state is not State.DIALLING or fact.at_ns >= line._last_digit_ns:
+            if sound.busy_ns is None or fact.at_ns > sound.busy_ns:
+                sound.busy_ns = fact.at_ns
+            sound.busy_cycles = max(sound.busy_cycles, fact.cycles)
+        case "cng":
+            sound.cng_cycles = max(sound.cng_cycles, fact.cycles)
+        case "ced":
+            sound.ced = True
+        case "call_waiting" if not known and line.state is not State.DIALLING:
+            _alerted(line, fact.at_ns)
+        case _:
+            pass
+    return line.state
+
+
+def _alerted(line: Line, at_ns: int) -> None:
+    """The call-waiting tone: a second caller. The tone comes again every few seconds for the same one."""
+    if at_ns - line._waiting_ns < _ONE_WAITING_NS:
+        line._waiting_ns = at_ns
+        return
+    line._waiting, line._waiting_ns = (), at_ns
+    _tell_waiting(line, at_ns, correction=False)
+
+
+def _tell_waiting(line: Line, at_ns: int, *, correction: bool) -> None:
+    caller = merge(line._waiting, line.config.country)
+    detail = caller.raw or caller.presentation
+    call = line._the_call()
+    marks = list(call.marks)
+    at = next((n for n, m in reversed(list(enumerate(marks))) if m.kind == "call_waiting"), None)
+    if correction and at is not None:
+        marks[at] = replace(marks[at], detail=detail)
+        line._call = replace(call, marks=tuple(marks))
+    else:
+        line._mark(Mark(kind="call_waiting", at_ns=at_ns, detail=detail))
+    waiting = dataclasses.asdict(caller)
+    call = line._the_call()
+    line._save(call, event("call.waiting", call, at_ns, waiting=waiting, correction=correction))
+
+
+def _cas(line: Line, fact: CasHeard) -> State:
+    line._mark(Mark(kind="cas", at_ns=fact.at_ns, until_ns=fact.until_ns))
+    return line.state
 
 
 def _hang_up(line: Line, fact: OnHook) -> State:
     line._end(fact.at_ns, fact.known_ns, "hung_up")
+    return State.IDLE
+
+
+def _unused(line: Line, fact: Unused) -> State:
+    """Nobody has spoken or dialled for half an hour: the handset lies beside the phone. Only who listens can tell."""
+    if not line._sound.listening:
+        line._used(fact.at_ns)
+        return line.state
+    sound = line._sound
+    line._parked = sound.busy_ns is not None or not sound.voice
+    last_ns = fact.at_ns - line.config.held_open_ms * _MS
+    line._end(sound.busy_ns if sound.busy_ns is not None else last_ns, fact.at_ns, "held_open")
+    return State.HELD_OPEN
+
+
+def _later(line: Line, fact: Unused) -> State:
+    line._used(fact.at_ns)
+    return line.state
+
+
+def _voice_held_open(line: Line, fact: VoiceHeard) -> State:
+    """Somebody speaks again: a call that was on hold in silence. Not where the exchange has long let go."""
+    if line._parked:
+        return State.HELD_OPEN
+    line._call = line._open(fact.at_ns, None)
+    line._loop_closed_ns = fact.at_ns
+    line._sound.listening = True
+    line._record(fact.at_ns - line.config.pre_roll_ms * _MS)
+    line._save(line._call)
+    _voice(line, fact)
+    return State.IN_CALL
+
+
+def _put_down(line: Line, fact: OnHook | LineBack) -> State:
     return State.IDLE
 
 
@@ -486,38 +912,33 @@ def _cut_idle(line: Line, fact: LineCut) -> State:
 
 
 def _cut_ringing(line: Line, fact: LineCut) -> State:
-    line._miss(fact.at_ns, "line_cut")
+    if line._the_call().direction is None:
+        _ringing_over(line, RingingOver(fact.at_ns))
+    else:
+        line._miss(fact.at_ns, "line_cut")
     return State.LINE_CUT
 
 
 def _cut_in_call(line: Line, fact: LineCut) -> State:
-    line._timers.pop("handshake_over", None)
     line._end(fact.at_ns, fact.known_ns, "line_cut")
     return State.LINE_CUT
 
 
 def _cut_in_handshake(line: Line, fact: LineCut) -> State:
-    line._timers.pop("handshake_over", None)
+    if line._the_call().direction is None:
+        return _cut_in_call(line, fact)
     line._stop(fact.known_ns, keep=False)
     line._miss(fact.at_ns, "line_cut")
     return State.LINE_CUT
 
 
-def _line_back(line: Line, fact: LineBack) -> State:
-    return State.IDLE
-
-
 def _caller(line: Line, fact: CallerIdReceived) -> State:
-    """The modem tells who calls, before, between or after the rings."""
-    call = line._the_call()
-    raw = (*call.modem_raw, fact.raw)[:8]
-    known = call.caller.presentation != "not_received"
-    caller = caller_of(fact, line.config.country)
-    if known and caller == call.caller:
-        line._call = replace(call, modem_raw=raw)
-        return line.state
-    line._call = call = replace(call, caller=caller, modem_raw=raw)
-    line._save(call, event("call.caller_id", call, fact.at_ns, correction=known))
+    """Who calls, told before, between or after the rings, by the modem or by what is heard on the line."""
+    if line._the_call().direction is None:  # nobody calls a closed loop: it is a primary answer's
+        _was_a_handshake(line, fact.at_ns)
+        if line.state is State.CID_HANDSHAKE:
+            line._record(fact.at_ns)
+    line._learn(fact)
     return line.state
 
 
@@ -525,9 +946,11 @@ def _caller_before_ring(line: Line, fact: CallerIdReceived) -> State:
     """No ring yet: the block of a call that is about to ring. A frame is sent to an idle line only, so it cannot be
     the late report of a call that was up.
     """
+    if fact.presentation == "corrupt" or fact.call_waiting or (fact.until_ns or fact.at_ns) <= line._ended_ns:
+        return State.IDLE  # noise can look like the beginning of a frame; a call of it rings
     line._call = call = line._open(fact.at_ns, "incoming")
     line._save(call, event("call.ringing", call, fact.at_ns))
-    line._timers["ringing_over"] = fact.at_ns + line.config.ring_over_ms * _MS
+    line._timers["ringing_over"] = (fact.until_ns or fact.at_ns) + line.config.ring_over_ms * _MS
     line.state = State.RINGING
     return _caller(line, fact)
 
@@ -535,14 +958,18 @@ def _caller_before_ring(line: Line, fact: CallerIdReceived) -> State:
 def _caller_in_call(line: Line, fact: CallerIdReceived) -> State:
     """Late for this call, or call waiting."""
     call = line._the_call()
-    late = fact.at_ns - line._loop_closed_ns < _LATE_ID_NS
-    if call.direction == "incoming" and late and call.caller.presentation == "not_received":
+    late = fact.at_ns - line._loop_closed_ns < (_LATE_ID_NS if fact.source == "modem" else 0)
+    if call.direction == "incoming" and late and not fact.call_waiting:
         return _caller(line, fact)
-    caller = caller_of(fact, line.config.country)
-    line._mark(Mark(kind="call_waiting", at_ns=fact.at_ns, detail=caller.raw or caller.presentation))
-    line._call = call = replace(line._the_call(), modem_raw=(*call.modem_raw, fact.raw)[:8])
-    waiting = {"presentation": caller.presentation, "number": caller.number, "raw": caller.raw, "name": caller.name}
-    line._save(call, event("call.waiting", call, fact.at_ns, waiting=waiting))
+    if fact.presentation == "corrupt":
+        return line.state  # speech can look like the beginning of a frame; the alert tone tells of a waiting call
+    same = fact.at_ns - line._waiting_ns < _ONE_WAITING_NS
+    known = merge(line._waiting, line.config.country)
+    line._waiting = (*(line._waiting if same else ()), fact)[:_MOST_HEARD]
+    line._call = replace(call, heard=(*call.heard, heard(fact))[:_MOST_HEARD])
+    if not same or _who(merge(line._waiting, line.config.country)) != _who(known):
+        line._waiting_ns = line._waiting_ns if same else fact.at_ns
+        _tell_waiting(line, fact.at_ns, correction=same)
     return line.state
 
 
@@ -558,10 +985,16 @@ def _modem_ring_opens_call(line: Line, fact: ModemRing) -> State:
 def _modem_ring(line: Line, fact: ModemRing) -> State:
     line._mark(Mark(kind="modem_ring", at_ns=fact.at_ns, detail=fact.pattern))
     call = line._the_call()
-    if not call.bursts and line._burst_ns is None:  # the comparator hears nothing: count the modem's rings
+    if not call.bursts and line._burst_ns is None and call.direction is not None:
+        # The comparator hears nothing: count the modem's rings.
         line._call = replace(call, rings=sum(m.kind == "modem_ring" for m in call.marks))
         line._timers["ringing_over"] = fact.at_ns + line.config.ring_over_ms * _MS
     return State.RINGING
+
+
+def _modem_loop(line: Line, fact: LoopReport) -> State:
+    line._mark(Mark(kind="modem_loop", at_ns=fact.at_ns, detail=fact.what))
+    return line.state
 
 
 def _button(line: Line, fact: ButtonPressed) -> State:
@@ -572,6 +1005,11 @@ def _button(line: Line, fact: ButtonPressed) -> State:
 
 def _polarity(line: Line, fact: PolarityEdge) -> State:
     line._mark(Mark(kind="polarity", at_ns=fact.at_ns))
+    return line.state
+
+
+def _polarity_idle(line: Line, fact: PolarityEdge) -> State:
+    line._reversal_ns = fact.at_ns
     return line.state
 
 
@@ -589,58 +1027,102 @@ def _stay(state: State, do: Callable[[Line, Any], State]) -> Rule:
     return Rule(do, (state,), "")
 
 
+_BEFORE_ANSWER = (State.IDLE, State.RINGING, State.CID_HANDSHAKE)
+
+
 def _table() -> Mapping[tuple[State, type], Rule]:
     s = State
     up = (s.IN_CALL, s.DIALLING)
     rules: dict[tuple[State, type], Rule] = {
         (s.IDLE, RingBurst): Rule(_ring_opens_call, (s.RINGING,), "ring burst"),
         (s.IDLE, ModemRing): Rule(_modem_ring_opens_call, (s.RINGING, s.IDLE), "modem says RING"),
-        (s.IDLE, CallerIdReceived): Rule(_caller_before_ring, (s.RINGING,), "caller ID before ring"),
-        (s.IDLE, OffHook): Rule(_lift_to_dial, (s.DIALLING, s.IN_CALL), "off-hook / joined late"),
+        (s.IDLE, CallerIdReceived): Rule(_caller_before_ring, (s.RINGING, s.IDLE), "caller ID before ring"),
+        (s.IDLE, OffHook): Rule(_lift_to_dial, (s.DIALLING, s.IN_CALL, s.CID_HANDSHAKE), "off-hook / joined late"),
         (s.IDLE, LineCut): Rule(_cut_idle, (s.LINE_CUT,), "line cut"),
+        (s.IDLE, PolarityEdge): _stay(s.IDLE, _polarity_idle),
         (s.RINGING, RingBurst): _stay(s.RINGING, _ring_goes_on),
         (s.RINGING, RingBurstOver): _stay(s.RINGING, _burst_over),
         (s.RINGING, RingingOver): Rule(_ringing_over, (s.IDLE,), "no burst for 6 s: missed"),
-        (s.RINGING, OffHook): Rule(_lift, (s.IN_CALL, s.CID_HANDSHAKE), "off-hook / in the start signal"),
+        (s.RINGING, OffHook): Rule(
+            _lift, (s.IN_CALL, s.CID_HANDSHAKE, s.DIALLING), "off-hook / in the start signal / no ring came"
+        ),
         (s.RINGING, LineCut): Rule(_cut_ringing, (s.LINE_CUT,), "line cut: missed"),
         (s.RINGING, CallerIdReceived): _stay(s.RINGING, _caller),
         (s.RINGING, ModemRing): _stay(s.RINGING, _modem_ring),
         (s.CID_HANDSHAKE, RingBurstOver): _stay(s.CID_HANDSHAKE, _burst_over),
         (s.CID_HANDSHAKE, LoopBroken): _stay(s.CID_HANDSHAKE, _handshake_breaks),
         (s.CID_HANDSHAKE, LoopMended): _stay(s.CID_HANDSHAKE, _handshake_mended),
+        (s.CID_HANDSHAKE, DialPulses): _stay(s.CID_HANDSHAKE, _pulses_disturb),
         (s.CID_HANDSHAKE, OnHook): Rule(_handshake_done, (s.RINGING,), "receive complete"),
         (s.CID_HANDSHAKE, HandshakeOver): Rule(_handshake_was_answer, (s.IN_CALL,), "still closed: answered"),
         (s.CID_HANDSHAKE, LineCut): Rule(_cut_in_handshake, (s.LINE_CUT,), "line cut: missed"),
         (s.CID_HANDSHAKE, CallerIdReceived): _stay(s.CID_HANDSHAKE, _caller),
         (s.DIALLING, PolarityEdge): Rule(_far_end_answers, (s.IN_CALL, s.DIALLING), "polarity reversal: answered"),
+        (s.DIALLING, VoiceHeard): Rule(
+            _voice_while_dialling, (s.IN_CALL, s.DIALLING), "voice after ringback: answered"
+        ),
+        (s.DIALLING, ToneHeard): Rule(
+            _tone_while_dialling, (s.IN_CALL, s.DIALLING), "ringback over, voice heard: answered"
+        ),
+        (s.DIALLING, DialPulses): _stay(s.DIALLING, _pulses_dial),
+        (s.DIALLING, KeyHeard): _stay(s.DIALLING, _key_dials),
+        (s.DIALLING, NumberOver): _stay(s.DIALLING, _number_over),
+        (s.IN_CALL, DialPulses): _stay(s.IN_CALL, _pulses_disturb),
         (s.FLASH, LoopMended): Rule(_mended, up, "closed again: flash"),
-        (s.LINE_CUT, LineBack): Rule(_line_back, (s.IDLE,), "line back"),
+        (s.FLASH, NumberOver): _stay(s.FLASH, _number_over),
+        (s.FLASH, Unused): _stay(s.FLASH, _later),
+        (s.HELD_OPEN, OnHook): Rule(_put_down, (s.IDLE,), "put down at last"),
+        (s.HELD_OPEN, LineCut): Rule(_cut_idle, (s.LINE_CUT,), "line cut"),
+        (s.HELD_OPEN, VoiceHeard): Rule(_voice_held_open, (s.IN_CALL, s.HELD_OPEN), "voice again"),
+        (s.LINE_CUT, LineBack): Rule(_put_down, (s.IDLE,), "line back"),
     }
     for state in up:
         rules[state, LoopBroken] = Rule(_may_be_flash, (s.FLASH,), "loop open 300 ms")
         rules[state, LoopMended] = _stay(state, _mended)
+        rules[state, Unused] = Rule(_unused, (s.HELD_OPEN, state), "30 min without voice")
     for state in (*up, s.FLASH):
         rules[state, OnHook] = Rule(_hang_up, (s.IDLE,), "loop open 1.25 s: hang-up")
         rules[state, LineCut] = Rule(_cut_in_call, (s.LINE_CUT,), "line cut")
         rules[state, CallerIdReceived] = _stay(state, _caller_in_call)
+        rules[state, CasHeard] = _stay(state, _cas)
+    for state in (s.IN_CALL, s.FLASH):
+        rules[state, KeyHeard] = _stay(state, _keyed)
+        rules[state, ToneHeard] = _stay(state, _tone)
+        rules[state, VoiceHeard] = _stay(state, _voice)
     for state in (s.RINGING, s.CID_HANDSHAKE, s.IN_CALL, s.FLASH):
         rules[state, PolarityEdge] = _stay(state, _polarity)
     for state in (s.RINGING, s.CID_HANDSHAKE, *up, s.FLASH):
         rules[state, ButtonPressed] = _stay(state, _button)
+        rules[state, LoopReport] = _stay(state, _modem_loop)
     # What cannot follow from the hook's own rules in a state, or says nothing new there, is taken note of nowhere:
     for state, facts in {
         s.IDLE: (
-            RingBurstOver, RingingOver, HandshakeOver, LoopBroken, LoopMended, OnHook, LineBack, PolarityEdge,
-            ButtonPressed,
+            RingBurstOver, RingingOver, HandshakeOver, NumberOver, Unused, LoopBroken, LoopMended, DialPulses, OnHook,
+            LineBack, LoopReport, KeyHeard, ToneHeard, CasHeard, VoiceHeard, ButtonPressed,
         ),
-        s.RINGING: (HandshakeOver, LoopBroken, LoopMended, OnHook, LineBack),
-        s.CID_HANDSHAKE: (RingBurst, RingingOver, OffHook, LineBack, ModemRing),
+        s.RINGING: (
+            HandshakeOver, NumberOver, Unused, LoopBroken, LoopMended, DialPulses, OnHook, LineBack, KeyHeard,
+            ToneHeard, CasHeard, VoiceHeard,
+        ),
+        s.CID_HANDSHAKE: (
+            RingBurst, RingingOver, NumberOver, Unused, OffHook, LineBack, ModemRing, KeyHeard, ToneHeard, CasHeard,
+            VoiceHeard,
+        ),
         s.DIALLING: (RingBurst, RingBurstOver, RingingOver, HandshakeOver, OffHook, LineBack, ModemRing),
-        s.IN_CALL: (RingBurst, RingBurstOver, RingingOver, HandshakeOver, OffHook, LineBack, ModemRing),
-        s.FLASH: (RingBurst, RingBurstOver, RingingOver, HandshakeOver, LoopBroken, OffHook, LineBack, ModemRing),
+        s.IN_CALL: (RingBurst, RingBurstOver, RingingOver, HandshakeOver, NumberOver, OffHook, LineBack, ModemRing),
+        s.FLASH: (
+            RingBurst, RingBurstOver, RingingOver, HandshakeOver, LoopBroken, DialPulses, OffHook, LineBack,
+            ModemRing,
+        ),
+        s.HELD_OPEN: (
+            RingBurst, RingBurstOver, RingingOver, HandshakeOver, NumberOver, Unused, LoopBroken, LoopMended,
+            DialPulses, OffHook, LineBack, PolarityEdge, CallerIdReceived, ModemRing, LoopReport, KeyHeard, ToneHeard,
+            CasHeard, ButtonPressed,
+        ),
         s.LINE_CUT: (
-            RingBurst, RingBurstOver, RingingOver, HandshakeOver, OffHook, OnHook, LoopBroken, LoopMended, LineCut,
-            PolarityEdge, CallerIdReceived, ModemRing, ButtonPressed,
+            RingBurst, RingBurstOver, RingingOver, HandshakeOver, NumberOver, Unused, OffHook, OnHook, LoopBroken,
+            LoopMended, DialPulses, LineCut, PolarityEdge, CallerIdReceived, ModemRing, LoopReport, KeyHeard, ToneHeard,
+            CasHeard, VoiceHeard, ButtonPressed,
         ),
     }.items():  # fmt: skip
         for fact in facts:

@@ -79,11 +79,13 @@ class Engine:
             self._observe(given)
             return
         self._fire_lines(given.at_ns)
+        on = self._lines.values() if isinstance(given, ButtonPressed) else [self._lines[given.line]]  # type: ignore[union-attr]
+        for line in on:
+            given = line.mask(given)  # before anything writes it down
         self._journal.given(given)
         if isinstance(given, LoopEdge | LinePresentEdge):
             self._levels[type(given), given.line] = given
         self._last_ns = max(self._last_ns, given.at_ns)
-        on = self._lines.values() if isinstance(given, ButtonPressed) else [self._lines[given.line]]  # type: ignore[union-attr]
         for line in on:
             for command in line.handle(given):
                 self._execute(command)

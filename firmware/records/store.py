@@ -21,11 +21,13 @@ from tinydb import TinyDB
 from tinydb.storages import Storage
 from tinydb.table import Document
 
+from firmware.core.call import SCHEMA as CALL_SCHEMA
 from firmware.core.call import Call, CallEvent
 from firmware.core.facts import Stream
 from firmware.core.outbox import OutboxEntry
 
-SCHEMA = 1
+SCHEMA = 1  # of the file
+READS = f"{SCHEMA} (calls up to {CALL_SCHEMA})"
 _ACCEPTED_KEPT = 1000  # accepted events that stay for a replay
 
 
@@ -99,7 +101,7 @@ def _load(path: Path) -> dict[str, dict[str, Any]] | None:
         _check(data)
     except _OtherSchema as error:
         raise StoreError(
-            f"{path}: has schema {error}, this version reads {SCHEMA}; install the version that wrote it."
+            f"{path}: has schema {error}, this version reads {READS}; install the version that wrote it."
         ) from error
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         # What the error says may hold a number of a caller, so it is not told.
@@ -116,7 +118,7 @@ def _check(data: Any) -> None:
     _check_schema(data["meta"]["1"])
     _check_is(str, data["meta"]["1"]["store_id"])
     for doc_id, call in data.get("calls", {}).items():
-        _check_schema(call)
+        _check_schema(call, (1, CALL_SCHEMA))
         _check_is(int, int(doc_id), call["line"])
         _check_is(str, Call.from_dict(call).to_dict()["call_id"])
     for doc_id, entry in data.get("outbox", {}).items():
@@ -125,9 +127,9 @@ def _check(data: Any) -> None:
         _check_is(dict, entry["body"])
 
 
-def _check_schema(record: Any) -> None:
+def _check_schema(record: Any, known: tuple[int, ...] = (SCHEMA,)) -> None:
     _check_is(int, record["schema"])
-    if record["schema"] != SCHEMA:
+    if record["schema"] not in known:
         raise _OtherSchema(record["schema"])
 
 

@@ -1,0 +1,34 @@
+"""How a country's exchanges ring and announce a caller: what the line's state machine depends on. Pure data.
+
+Sources: Japan: NTT's technical reference for analog lines; UK: BT SIN 227 and 351; others: ETSI ES 200 778.
+Tones stand with the receiver that hears them (drivers/softmodem/tones.py), timing of the hook in the settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from firmware.core.numbers import Country
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """start_signal_ms: bursts shorter than this are Number Display's start signal; None: the country has none.
+    ring_gap_ms: bursts with a shorter gap between them are one ring.
+    """
+
+    start_signal_ms: int | None
+    ring_gap_ms: int
+
+
+PROFILES: Mapping[Country, Profile] = {
+    # Start signal 0.5 s on, 0.5 s off; an ordinary ring is one burst of 1 s (+-20 %) and 2 s of pause.
+    "jp": Profile(start_signal_ms=750, ring_gap_ms=0),
+    # 2 s on, 4 s off; distinctive ringing has gaps of 0.2 to 0.5 s within a ring.
+    "us": Profile(start_signal_ms=None, ring_gap_ms=1000),
+    # 0.4 s on, 0.2 s off, 0.4 s on, 2 s off.
+    "uk": Profile(start_signal_ms=None, ring_gap_ms=1000),
+    # 1 s on, 4 s off.
+    "etsi": Profile(start_signal_ms=None, ring_gap_ms=1000),
+}
