@@ -117,6 +117,19 @@ def _parser() -> argparse.ArgumentParser:
         "--country", choices=("jp", "us", "uk", "etsi"), default="jp", help="whose tones to know (default jp)"
     )
 
+    modem_log = command(
+        "modem-log",
+        "Tell what a modem's bytes mean: rings, callers, events.",
+        "modem_log:modem_log",
+        "The unit keeps what its modem wrote in its data folder, support/modem-1.raw. Any other capture of the serial "
+        "port is read too: raw, or a log with escapes, quotes or times.",
+    )
+    modem_log.add_argument("file", type=Path, metavar="FILE", help="a capture of the serial port")
+    modem_log.add_argument("--json", action="store_true", help="one JSON object a line for each fact")
+    modem_log.add_argument(
+        "--country", choices=("jp", "us", "uk", "etsi"), help="of the line: tells what parameter 03 is"
+    )
+
     doctor = command(
         "doctor", "Check devices, disk, clock and broker; says how to mend what is wrong.", "doctor:doctor"
     )
