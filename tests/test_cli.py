@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -16,6 +17,7 @@ from firmware.cli import doctor
 from firmware.cli.calls import print_calls
 from firmware.cli.main import main
 from firmware.cli.show import event_text, terminal
+from firmware.core.caller import Caller
 from firmware.records.store import CallStore, read_table
 from firmware.simulate import results
 from tests.test_store import call as made_call
@@ -54,7 +56,7 @@ def test_a_shop_s_day_says_who_or_why_not(tmp_path: Path, capsys: pytest.Capture
     calls = [json.loads(line) for line in out.splitlines()]
     assert len(calls) == 8
     assert all((call["number"] is None) != (call["reason"] is None) for call in calls)
-    assert {call["reason"] for call in calls} == {None, "withheld", "unavailable", "payphone", "not_decoded"}
+    assert {call["reason"] for call in calls} == {None, "withheld", "unavailable", "payphone", "not_listening"}
 
 
 def test_an_unmet_expectation_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,7 +70,7 @@ def test_an_unmet_expectation_is_exit_code_1(tmp_path: Path, capsys: pytest.Capt
 def test_a_picture_of_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     svg = tmp_path / "t.svg"
     run(capsys, "simulate", str(SCENARIO), "--data", str(tmp_path / "d"), "--svg", str(svg))
-    assert "0300001234" in svg.read_text()
+    assert "03-0000-1234" in svg.read_text()
 
 
 def test_calls_are_listed_shown_and_exported(played: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,22 +113,22 @@ def test_a_name_is_no_markup(odd: tuple[Path, str], capsys: pytest.CaptureFixtur
     assert "expected name=[/x] else, found [red] :cat:." in simulated
     listed = run(capsys, "calls", "list", "--data", str(data))[1]
     for out in (simulated, listed):
-        assert "0300001234 [/A] CO " in out and "0300005678 [red] :cat: " in out
+        assert "03-0000-1234 [/A] CO (Tokyo)" in out and "03-0000-5678 [red] :cat: (Tokyo)" in out
     for call in read_table(data / "calls.json", "calls"):
         shown = run(capsys, "calls", "show", str(call["call_id"]), "--data", str(data))[1]
-        assert f"{call['caller']['raw']} {call['caller']['name']}" in shown
+        assert f"{call['caller']['national']} {call['caller']['name']}" in shown
 
 
 def test_an_event_is_a_line_that_says_something(odd: tuple[Path, str]) -> None:
     lines = [event_text(event).plain for event in results(odd[0])[1]]
     said = {line.split()[3]: " ".join(line.split()[4:]) for line in lines}
     assert said["call.ringing"] == "incoming call"
-    assert said["call.caller_id"] == said["call.answered"] == "0300005678 [red] :cat:"
-    assert said["call.missed"].endswith("0300001234 [/A] CO")
+    assert said["call.caller_id"] == said["call.answered"] == "03-0000-5678 [red] :cat: (Tokyo)"
+    assert said["call.missed"].endswith("03-0000-1234 [/A] CO (Tokyo)")
     time_line = {"time": "2026-11-24T00:00:00Z", "type": "call.dialled"}
     data = {"line": 1, "direction": "outgoing", "caller": None, "dialled": None}
     assert event_text({**time_line, "data": data}).plain.endswith("  outgoing call")
-    waiting = {"presentation": "withheld", "number": None, "raw": None, "name": None}
+    waiting = dataclasses.asdict(Caller(presentation="withheld", reason="withheld"))
     line = event_text({**time_line, "type": "call.waiting", "data": {**data, "waiting": waiting}})
     assert line.plain.endswith("  number withheld")
 

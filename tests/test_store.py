@@ -183,9 +183,9 @@ def test_a_record_of_a_newer_version_is_no_damage(tmp_path: Path) -> None:
 def test_a_lone_surrogate_is_kept_and_stops_no_commit(tmp_path: Path) -> None:
     path = tmp_path / "calls.json"
     store = CallStore(path, "s")
-    store.commit(call(1, dialled="\udc80"), [])
+    store.commit(call(1, answer_evidence="\udc80"), [])
     store.close()
-    assert read_table(path, "calls")[0]["dialled"] == "\udc80"
+    assert read_table(path, "calls")[0]["answer_evidence"] == "\udc80"
 
 
 def test_a_call_that_somebody_removed_gives_its_place_to_no_other(tmp_path: Path) -> None:
