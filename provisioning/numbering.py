@@ -139,29 +139,28 @@ TYPES = {
 def source() -> str:
     """The whole of firmware/core/numbering.py."""
     regions = {region for shared in COUNTRY_CODE_TO_REGION_CODE.values() for region in shared} - {"001"}
-    out = [HEAD.format(version=phonenumbers.__version__)]
-    out += ["# Calling code: its regions, the main one first.", "CALLING_CODES = {"]
     codes = sorted(COUNTRY_CODE_TO_REGION_CODE, key=str)
+    out = [HEAD.format(version=phonenumbers.__version__), "# Calling code: its regions, the main one first."]
+    out.append("CALLING_CODES = {")
     out += [f'    "{code}": "{" ".join(plans_of(code))}",' for code in codes]
     out += ["}", "", "# Region: its name in Japanese and in English.", "COUNTRIES = {"]
     out += [f'    "{region}": "{"=".join(country(region))}",' for region in sorted(regions)]
     out += [
         "}",
         "",
-        "# Region, or calling code where no region has it: lines of `key pattern` and of `=pattern leading format`.",
+        "# Region, or calling code that is no region's: lines of `key pattern` and `=pattern leading format`.",
     ]
-    out += ["PLANS = {"]
+    out.append("PLANS = {")
     for code in codes:
         for region in plans_of(code):
             first, *more = plan(region, code)
             out += [f'    "{region}": r"""{first}', *more]
             out[-1] += '""",'
-    out += [
-        "}",
-        "",
-        "# First digits of an E.164 number: where it is. The longest that fits. Japan has both: Japanese=English.",
-    ]
-    out += ['AREAS = """', *areas(), '"""', ""]
+    out += ["}", "", "# Calling code: an E.164 number's first digits and their area, in Japan as Japanese=English."]
+    out += ["# The longest that fits.", "AREAS = {"]
+    for area_code, longest in LONGEST.items():
+        out += [f'    "{area_code}": """', *areas(area_code, longest), '""",']
+    out += ["}", ""]
     return "\n".join(out)
 
 
@@ -211,23 +210,22 @@ def plan(region: str, code: int) -> Iterator[str]:
             yield "=" + "\t".join((shape.pattern, leading, form))
 
 
-def areas() -> Iterator[str]:
-    for code, longest in LONGEST.items():
-        rows = {k: v for k, v in GEOCODE_DATA.items() if k.startswith(code) and len(k) <= longest}
-        english = AREAS | {v["ja"]: v["en"] for v in rows.values() if "ja" in v and "en" in v and v["ja"] not in AREAS}
+def areas(code: str, longest: int) -> Iterator[str]:
+    rows = {k: v for k, v in GEOCODE_DATA.items() if k.startswith(code) and len(k) <= longest}
+    english = AREAS | {v["ja"]: v["en"] for v in rows.values() if {"ja", "en"} <= v.keys() and v["ja"] not in AREAS}
+    for prefix, row in rows.items():  # what is missing is filled before anything is left out
+        if "ja" in row and "en" not in row:
+            rows[prefix] = {**row, "en": english[row["ja"]]}
 
-        def name(prefix: str, language: str, rows: dict[str, dict[str, str]] = rows) -> str:
-            """As the library finds it: the longest prefix that has this language."""
-            lengths = range(len(prefix), 0, -1)
-            return next((n for i in lengths if (n := rows.get(prefix[:i], {}).get(language))), "")
+    def name(prefix: str, language: str) -> str:
+        """As the library finds it: by the longest prefix that has this language."""
+        lengths = range(len(prefix), 0, -1)
+        return next((found for i in lengths if (found := rows.get(prefix[:i], {}).get(language))), "")
 
-        for prefix, row in rows.items():  # fill what is missing before anything is left out
-            if "ja" in row and "en" not in row:
-                rows[prefix] = {**row, "en": english[row["ja"]]}
-        for prefix in sorted(rows):
-            both = (name(prefix, "ja"), name(prefix, "en"))
-            if both != (name(prefix[:-1], "ja"), name(prefix[:-1], "en")):
-                yield f"{prefix} {'='.join(both) if code == '81' else both[1]}"
+    for prefix in sorted(rows):
+        both = (name(prefix, "ja"), name(prefix, "en"))
+        if both != (name(prefix[:-1], "ja"), name(prefix[:-1], "en")):
+            yield f"{prefix} {'='.join(both) if code == '81' else both[1]}"
 
 
 if __name__ == "__main__":

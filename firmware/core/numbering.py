@@ -474,7 +474,7 @@ COUNTRIES = {
     "ZW": "ジンバブエ=Zimbabwe",
 }
 
-# Region, or calling code where no region has it: lines of `key pattern` and of `=pattern leading format`.
+# Region, or calling code that is no region's: lines of `key pattern` and `=pattern leading format`.
 PLANS = {
     "US": r"""lengths 10
 possible [2-9]\d\d[2-9]\d{6}
@@ -2897,8 +2897,10 @@ mobile (?:(?:[25]0|33|8[078]|9[0-57-9])\d{3}|6(?:1(?:2(?:2[01]|98)|35[0-4]|50\d|
 =(\d{2})(\d{3})(\d{2})(\d{2})	[235-9]	\1 \2 \3 \4""",
 }
 
-# First digits of an E.164 number: where it is. The longest that fits. Japan has both: Japanese=English.
-AREAS = """
+# Calling code: an E.164 number's first digits and their area, in Japan as Japanese=English.
+# The longest that fits.
+AREAS = {
+    "81": """
 8111 札幌=Sapporo, Hokkaido
 811232 千歳=Chitose, Hokkaido
 811233 千歳=Chitose, Hokkaido
@@ -4299,6 +4301,8 @@ AREAS = """
 819978 徳之島=Tokunoshima, Kagoshima
 819979 徳之島=Tokunoshima, Kagoshima
 81998 鹿児島=Kagoshima, Kagoshima
+""",
+    "1": """
 1201 New Jersey
 1202 Washington D.C.
 1204 Manitoba
@@ -4709,6 +4713,8 @@ AREAS = """
 1985 Louisiana
 1986 Idaho
 1989 Michigan
+""",
+    "44": """
 44113 Leeds
 441140 Sheffield
 441141 Sheffield
@@ -5523,4 +5529,5 @@ AREAS = """
 442899 Northern Ireland
 44291 Cardiff
 44292 Cardiff
-"""
+""",
+}

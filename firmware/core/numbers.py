@@ -65,6 +65,7 @@ _HOME: dict[Country, _Home] = {
 # Digits as an exchange presents them: every country's prefix of foreign numbers may stand there.
 _SEPARATORS = re.compile(r"[\s()./\u00b7\u30fb\u2010-\u2015\u2212\u30fc-]+")
 _MOST_DIGITS = 15
+_LONGEST_AREA = 9  # digits by which an area is told, the calling code among them
 
 
 def digits_of(text: str) -> str:
@@ -132,13 +133,12 @@ def region(number: str | None, home: Country | None = None) -> Region | None:
     if number is None or at is None:
         return None
     names = Region(*COUNTRIES[at].split("="))
-    if kind(number) in ("fixed", "fixed_or_mobile"):
-        for end in range(len(number), len(code), -1):
-            begin = AREAS.find(f"\n{number[1:end]} ")
-            if begin >= 0:
-                row = AREAS[AREAS.index(" ", begin) + 1 : AREAS.index("\n", begin + 1)]
-                ja, equals, en = row.partition("=")
-                return Region(ja, en) if equals else Region(names.ja, row)
+    if code in AREAS and kind(number) in ("fixed", "fixed_or_mobile"):
+        for end in range(_LONGEST_AREA, len(code), -1):
+            _, found, rest = AREAS[code].partition(f"\n{number[1 : end + 1]} ")
+            if found:
+                ja, equals, en = rest[: rest.index("\n")].partition("=")
+                return Region(ja, en) if equals else Region(names.ja, ja)
     return None if home in _HOME and code == _HOME[home].calling_code else names
 
 
