@@ -95,9 +95,9 @@ def missing_octets(octets: bytes, standard: FskStandard) -> int:
     if any(octet & 0x7F != wanted for octet, wanted in zip(octets, _JP_START, strict=False)):
         return -1
     end = _japanese_end(octets)
-    if end is not None:
-        return max(0, end + 2 - len(octets))
-    return 1
+    if end is None:  # nothing is stuffed, at the least
+        return max(4, 7 + (octets[6] & 0x7F) + 4 - len(octets)) if len(octets) > 6 else 12 - len(octets)
+    return max(0, end + 2 - len(octets))
 
 
 def crc_kermit(octets: bytes) -> int:
