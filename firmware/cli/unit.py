@@ -92,7 +92,7 @@ def _explain(args: argparse.Namespace) -> None:
     if args.json:
         for account in told:
             for entry in account.entries:
-                print(json.dumps(step_to_dict(entry, account, numbers=args.numbers), ensure_ascii=False))
+                print(json.dumps(step_to_dict(entry, account, unmasked=args.numbers), ensure_ascii=False))
         return
     console = terminal()
     if not any(account.call for account in told):
@@ -107,14 +107,14 @@ def _explain(args: argparse.Namespace) -> None:
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column(justify="right", no_wrap=True, style="dim")
         table.add_column(overflow="fold")
-        for at_s, happened, followed in sentences(account, numbers=args.numbers):
+        for at_s, happened, followed in sentences(account, unmasked=args.numbers):
             quiet = followed.startswith("changes nothing")
             sentence = Text(happened, style="dim" if quiet else "")
             table.add_row(
                 f"{at_s:+.2f} s", sentence.append(f": {followed}." if followed else ".", "" if quiet else "cyan")
             )
         console.print(table)
-        for what, value, rests_on in verdict(account, numbers=args.numbers):
+        for what, value, rests_on in verdict(account, unmasked=args.numbers):
             why = (f" ({rests_on})", "dim") if rests_on else ""
             console.print(Text.assemble("  So ", (what, "bold"), f": {value}", why, "."))
         console.print()

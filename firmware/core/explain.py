@@ -15,6 +15,7 @@ from typing import Any
 from drivers import signals
 from drivers.signals import LinePresentEdge, LoopEdge, PolarityEdge, RingEdge
 from firmware.core import call as call_record
+from firmware.core import caller, facts, hook, line, numbers
 from firmware.core.call import Call, Recording
 from firmware.core.facts import Input
 from firmware.core.line import (
@@ -138,20 +139,20 @@ def _changes(before: Call | None, after: Call) -> dict[str, Any]:
 # -- in sentences
 
 
-def sentences(account: Account, *, numbers: bool = False) -> Iterator[tuple[float, str, str]]:
-    """(seconds from the call's opening, what happened, what followed) of each entry. numbers False: they are masked."""
-    words = _Words(account.opened_ns, numbers)
+def sentences(account: Account, *, unmasked: bool = False) -> Iterator[tuple[float, str, str]]:
+    """(seconds from the call's opening, what happened, what followed) of each entry. unmasked: numbers in full."""
+    words = _Words(account.opened_ns, unmasked)
     for entry in account.entries:
         at_ns = entry.step.judged[0].fact.at_ns if entry.step.judged else entry.step.at_ns
         yield (at_ns - account.opened_ns) / 1e9, words.happened(entry.step), words.followed(entry)
 
 
-def verdict(account: Account, *, numbers: bool = False) -> Iterator[tuple[str, str, str]]:
+def verdict(account: Account, *, unmasked: bool = False) -> Iterator[tuple[str, str, str]]:
     """(field, value, what it rests on) of the call as it stands."""
     call = account.call
     if call is None:
         return
-    words = _Words(call.opened_ns, numbers)
+    words = _Words(call.opened_ns, unmasked)
     rests_on = {name: words.reason(entry.step) for entry in account.entries for name in entry.changed}
     for each in dataclasses.fields(Call):
         value = getattr(call, each.name)
@@ -162,7 +163,7 @@ def verdict(account: Account, *, numbers: bool = False) -> Iterator[tuple[str, s
 
 
 # Told in the heading, or entry by entry.
-_TOLD = {"call_id", "line", "boot_id", "clock", "opened_ns", "marks", "bursts", "heard", "modem_raw"}
+_TOLD = {"call_id", "line", "boot_id", "clock", "opened_ns", "marks", "bursts", "heard"}
 # Of a file: nothing that a call was judged by.
 _FILE = ("path", "sha256", "size_bytes", "rate_hz", "frames")
 
@@ -170,8 +171,8 @@ _FILE = ("path", "sha256", "size_bytes", "rate_hz", "frames")
 class _Words:
     """How values are worded for one call."""
 
-    def __init__(self, opened_ns: int, numbers: bool) -> None:
-        self._opened_ns, self._numbers = opened_ns, numbers
+    def __init__(self, opened_ns: int, unmasked: bool) -> None:
+        self._opened_ns, self._unmasked = opened_ns, unmasked
 
     def happened(self, step: Step) -> str:
         if not step.judged:
@@ -214,7 +215,7 @@ class _Words:
             return ", ".join(f"{self._time(began)} to {self._time(ended)}" for began, ended in value)
         if isinstance(value, tuple):
             return ", ".join(self.of(name, each, of) for each in value)
-        if not self._numbers and private(name, value, of):
+        if not self._unmasked and private(name, value, of):
             return masked_text(value) if isinstance(value, str) else "•"
         if name.endswith("_ns") and isinstance(value, int):
             return self._time(value)
@@ -281,14 +282,18 @@ def _spaced(name: str) -> str:
 
 
 def _literals() -> frozenset[str]:
-    """Every word that a Literal of the records and signals allows: ours, so never a number or a name."""
-    return frozenset(
-        word
-        for module in (signals, call_record)
-        for alias in vars(module).values()
-        if typing.get_origin(alias) is typing.Literal
-        for word in typing.get_args(alias)
-    )
+    """Every word that a Literal of the signals, facts and records allows: ours, so never a number or a name."""
+
+    def words(of: Any) -> Iterator[str]:
+        if typing.get_origin(of) is typing.Literal:
+            yield from (word for word in typing.get_args(of) if isinstance(word, str))
+        for part in typing.get_args(of):
+            yield from words(part)
+
+    modules = (signals, facts, call_record, caller, numbers, hook, line)
+    named = [each for module in modules for each in vars(module).values()]
+    classes = {each for each in named if isinstance(each, type) and dataclasses.is_dataclass(each)}
+    return frozenset(word for c in classes for hint in typing.get_type_hints(c).values() for word in words(hint))
 
 
 _OUR_WORDS = _literals()
@@ -318,7 +323,7 @@ def private(name: str, value: Any, of: str = "") -> bool:
     if not isinstance(value, str) or not value or value in _OUR_WORDS:
         return False
     own = name in _OWN_TEXT or f"{of}.{name}" in _OWN_TEXT
-    return not own and (len(value) > 2 or any(c.isdigit() for c in value))
+    return not own and not (len(value) == 1 and value.isascii() and not value.isdigit())
 
 
 def masked_text(text: str) -> str:
@@ -332,7 +337,7 @@ def masked_text(text: str) -> str:
 # -- for programs
 
 
-def step_to_dict(entry: Entry, account: Account, *, numbers: bool = False) -> dict[str, Any]:
+def step_to_dict(entry: Entry, account: Account, *, unmasked: bool = False) -> dict[str, Any]:
     """JSON-ready: what happened, how the table judged it, what it changed and what was done."""
     step = entry.step
     return {
@@ -340,40 +345,40 @@ def step_to_dict(entry: Entry, account: Account, *, numbers: bool = False) -> di
         "line": step.line,
         "at_s": round((step.at_ns - account.opened_ns) / 1e9, 6),
         "at_ns": step.at_ns,
-        "cause": {"timer": step.cause} if isinstance(step.cause, str) else _plain("in", step.cause, numbers),
+        "cause": {"timer": step.cause} if isinstance(step.cause, str) else _plain("in", step.cause, unmasked),
         "judged": [
             {
                 "before": judged.before.value,
                 "after": judged.after.value,
                 "rule": _rule(judged),
-                **_plain("fact", judged.fact, numbers),
+                **_plain("fact", judged.fact, unmasked),
             }
             for judged in step.judged
         ],
-        "changed": {name: _json(new, numbers, name) for name, new in entry.changed.items()},
+        "changed": {name: _json(new, unmasked, name) for name, new in entry.changed.items()},
         "commands": [
             {"do": "SaveCall", "events": [event.type for event in command.events]}
             if isinstance(command, SaveCall)
-            else _plain("do", command, numbers)
+            else _plain("do", command, unmasked)
             for command in step.commands
         ],
     }
 
 
-def _plain(key: str, of: Any, numbers: bool) -> dict[str, Any]:
-    return {key: type(of).__name__, **_json(of, numbers)}
+def _plain(key: str, of: Any, unmasked: bool) -> dict[str, Any]:
+    return {key: type(of).__name__, **_json(of, unmasked)}
 
 
-def _json(value: Any, numbers: bool, name: str = "", of: str = "") -> Any:
+def _json(value: Any, unmasked: bool, name: str = "", of: str = "") -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         own = type(value).__name__
-        return {f.name: _json(getattr(value, f.name), numbers, f.name, own) for f in dataclasses.fields(value)}
+        return {f.name: _json(getattr(value, f.name), unmasked, f.name, own) for f in dataclasses.fields(value)}
     if isinstance(value, State):
         return value.value
     if isinstance(value, dict):
-        return {key: _json(each, numbers, str(key), of) for key, each in value.items()}
+        return {key: _json(each, unmasked, str(key), of) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_json(each, numbers, name, of) for each in value]
-    if not numbers and private(name, value, of):
+        return [_json(each, unmasked, name, of) for each in value]
+    if not unmasked and private(name, value, of):
         return masked_text(value) if isinstance(value, str) else None
     return value

@@ -24,12 +24,12 @@ from firmware.core import facts
 from firmware.core.call import ClockRead
 from firmware.core.explain import Step, TracedLine, private
 from firmware.core.facts import Gap, Input, RecordingReady
-from firmware.core.hook import HookTiming
+from firmware.core.hook import DialPulses, HookTiming
 from firmware.core.line import LineConfig, SaveCall, Timer
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 _FILE_BYTES = 2_000_000  # from here on, a new file at the next idle moment
 _MOST_BYTES = 10_000_000  # no file is longer: a humming comparator leaves no idle moment
 _ALL_BYTES = 40_000_000
@@ -255,7 +255,9 @@ def _steps(entries: Iterator[tuple[int, dict[str, Any]]], name: str) -> Iterator
     lines: dict[int, TracedLine] = {}
     try:
         for config in head["lines"]:
-            lines[config["number"]] = TracedLine(LineConfig(**config | {"hook": HookTiming(**config["hook"])}), reads)
+            lists = {name: tuple(value) for name, value in config.items() if isinstance(value, list)}
+            own = LineConfig(**config | lists | {"hook": HookTiming(**config["hook"])})
+            lines[own.number] = TracedLine(own, reads)
     except _MALFORMED as error:
         raise JournalError(f"{name}:1: has no lines that can be replayed ({error!r}).") from error
     for number, entry in entries:
@@ -282,7 +284,7 @@ def masked(path: Path) -> Iterator[str]:
     JournalError for a number that was dialled with pulses: it stands in the edges.
     """
     for step in steps(path):
-        if any(type(judged.fact).__name__ == "DialPulses" for judged in step.judged):
+        if any(isinstance(judged.fact, DialPulses) for judged in step.judged):
             raise JournalError(f"{path}: holds digits dialled with pulses, which cannot be masked; take another call.")
     numbers = _Fictitious()
     with path.open(encoding="utf-8") as file:
