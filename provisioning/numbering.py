@@ -28,16 +28,17 @@ Copyright (C) The Libphonenumber Authors, licensed under the Apache License, Ver
 # Tighter than the library's pattern of what is possible, which takes a truncated 090 number for a national one of nine
 # digits, and a North American exchange that begins with 0 or 1.
 POSSIBLE = {
-    "JP": r"[1-9][1-9]\d{7}|30\d{7}|[25-9]0\d{8}",
-    "US": r"[2-9]\d\d[2-9]\d{6}",
+    81: r"[1-9][1-9]\d{7}|30\d{7}|[25-9]0\d{8}",
+    1: r"[2-9]\d\d[2-9]\d{6}",
 }
 # Japanese numbers without E.164 form (0077 7xx xxxx) are no concern of a table of E.164 numbers.
 DROPPED = {("JP", "toll_free"): r"(?:120|800\d)\d{6}"}
-# 03-0000-xxxx, 050-0000-xxxx and 090-0000-xxxx belong to nobody: documents and tests use them.
+# 03-0000-xxxx, 050-0000-xxxx, 090-0000-xxxx and 07700 900xxx belong to nobody: documents and tests use them.
 FICTITIOUS = {
     ("JP", "fixed_line"): r"30000\d{4}",
     ("JP", "voip"): r"500000\d{4}",
     ("JP", "mobile"): r"[6-9]00000\d{4}",
+    ("GB", "mobile"): r"7700900\d{3}",
 }
 COUNTRIES = {
     "AC": ("アセンション島", "Ascension Island"),
@@ -184,7 +185,7 @@ def plan(region: str, code: int) -> Iterator[str]:
     data: Any = PhoneMetadata.metadata_for_region_or_calling_code(code, "001" if region.isdigit() else region)
     lengths = "|".join(map(str, data.general_desc.possible_length))
     yield f"lengths {lengths}"
-    yield f"possible {POSSIBLE.get(region, data.general_desc.national_number_pattern)}"
+    yield f"possible {POSSIBLE.get(code, data.general_desc.national_number_pattern)}"
     if data.leading_digits:
         yield f"leading {data.leading_digits}"
     for field, kind in TYPES.items():
@@ -203,9 +204,7 @@ def plan(region: str, code: int) -> Iterator[str]:
                 continue
             form = shape.format
             if shape.national_prefix_formatting_rule:
-                first = re.search(r"\\\d", form)
-                assert first
-                form = form[: first.start()] + shape.national_prefix_formatting_rule + form[first.end() :]
+                form = re.sub(r"(\\\d)", shape.national_prefix_formatting_rule, form, count=1)
             leading = shape.leading_digits_pattern[-1] if shape.leading_digits_pattern else ""
             yield "=" + "\t".join((shape.pattern, leading, form))
 

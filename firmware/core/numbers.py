@@ -108,14 +108,14 @@ def _checked(digits: str) -> str | None:
 
 
 def national(number: str | None) -> str | None:
-    """An E.164 number as people of its country write it: 03-0000-1234, (212) 555-0100."""
+    """An E.164 number as people of its country write it: 03-0000-1234, (212) 555-0100. As it is where they do not."""
     code, rest = _split(number)
     if not code:
         return None
     for pattern, leading, form in _plan(CALLING_CODES[code].split()[0]).forms:
         if re.match(leading, rest) and (found := re.fullmatch(pattern, rest)):
             return found.expand(form)
-    return rest
+    return number
 
 
 def kind(number: str | None) -> Kind:
@@ -127,19 +127,22 @@ def kind(number: str | None) -> Kind:
 
 
 def region(number: str | None, home: Country | None = None) -> Region | None:
-    """Where an E.164 number belongs. With home, None rather than the line's own country's name."""
-    code, _ = _split(number)
+    """Where an E.164 number belongs; None: to no country or to several. With home: None rather than that country."""
+    code, rest = _split(number)
     at = _region_code(number)
-    if number is None or at is None:
+    if number is None or at not in COUNTRIES:
         return None
     names = Region(*COUNTRIES[at].split("="))
     if code in AREAS and kind(number) in ("fixed", "fixed_or_mobile"):
         for end in range(_LONGEST_AREA, len(code), -1):
-            _, found, rest = AREAS[code].partition(f"\n{number[1 : end + 1]} ")
+            _, found, row = AREAS[code].partition(f"\n{number[1 : end + 1]} ")
             if found:
-                ja, equals, en = rest[: rest.index("\n")].partition("=")
+                ja, equals, en = row[: row.index("\n")].partition("=")
                 return Region(ja, en) if equals else Region(names.ja, ja)
-    return None if home in _HOME and code == _HOME[home].calling_code else names
+    if home in _HOME and code == _HOME[home].calling_code:
+        return None
+    regions = CALLING_CODES[code].split()
+    return names if sum(_kind(_plan(one), rest) != "unknown" for one in regions) < 2 else None
 
 
 def as_dialled(keys: str, country: Country) -> Dialled:
@@ -201,11 +204,11 @@ def _split(number: str | None) -> tuple[str, str]:
 
 
 def _region_code(number: str | None) -> str | None:
-    """The region of an E.164 number; None: of no country, or the calling code is shared and no region has it."""
+    """The region of an E.164 number, or its calling code; None: the code is shared and no region has the number."""
     code, rest = _split(number)
     regions = CALLING_CODES.get(code, "").split()
     if len(regions) == 1:
-        return regions[0] if regions[0] in COUNTRIES else None
+        return regions[0]
     for region in regions:
         plan = _plan(region)
         if plan.leading is not None:
