@@ -1,7 +1,7 @@
 """What went over a modem's serial port, kept for support: written by the unit, read again with captures of others.
 
-A line each: `2026-11-23T03:00:00.123Z < \\r\\nRING\\r\\n`: the time in UTC, < received or > sent, the bytes, and what is
-not printable of them as \\xHH. Keys that the modem reported are written as ?: they may be PINs.
+A line each, `2026-11-23T03:00:00.123Z < \\r\\nRING\\r\\n`: the time in UTC, < received or > sent, and the bytes, with
+\\xHH for what is not printable. Keys that the modem reported are written as ?: they may be PINs.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ class Capture:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._direction = ""
-        self._pending = b""
-        self._pending_s = 0.0
+        self._pending: list[tuple[str, float, bytearray]] = []  # direction, wall clock, bytes
         self._shield = 0  # 1: after DLE, 2: after DLE /
         self._hour_from_ns = time.monotonic_ns()
         self._hour_bytes = 0
@@ -56,42 +54,44 @@ class Capture:
         self._add(">", data)
 
     def _add(self, direction: str, data: bytes) -> None:
-        if direction != self._direction or len(self._pending) > _PENDING_BYTES:
+        if sum(len(pending) for _, _, pending in self._pending) > _PENDING_BYTES:
             self.flush()
-        if not self._pending:
-            self._direction, self._pending_s = direction, time.time()
-        self._pending += data
+        if not self._pending or self._pending[-1][0] != direction:
+            self._pending.append((direction, time.time(), bytearray()))
+        self._pending[-1][2].extend(data)
+
+    def forget(self) -> None:
+        """Write nothing of what is pending: a question that is asked every few minutes, and its usual answer."""
+        self._pending.clear()
 
     def flush(self) -> None:
         """Write what is pending."""
-        pending, self._pending = self._pending, b""
-        if not pending:
+        lines = "".join(map(_line, self._pending)).encode()
+        self._pending.clear()
+        if not lines:
             return
         now_ns = time.monotonic_ns()
         if now_ns - self._hour_from_ns > _HOUR_NS:
             self._hour_from_ns, self._hour_bytes = now_ns, 0
+        self._hour_bytes += len(lines)
         if self._hour_bytes > HOUR_BYTES:
             return
-        at = datetime.datetime.fromtimestamp(self._pending_s, datetime.UTC).isoformat(timespec="milliseconds")
-        text = "".join(_ESCAPED.get(b) or (chr(b) if 0x20 <= b < 0x7F else f"\\x{b:02x}") for b in pending)
-        line = f"{at.removesuffix('+00:00')}Z {self._direction} {text}\n".encode()
-        self._hour_bytes += len(line)
         try:
-            self._write(line)
+            self._write(lines)
             self._failed = False
         except OSError as error:
             level = logging.DEBUG if self._failed else logging.WARNING
             log.log(level, "event=modem_capture_failed path=%s reason=%r", self._path, error.strerror)
             self._failed = True
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, lines: bytes) -> None:
         self._path.parent.mkdir(mode=0o700, exist_ok=True)
-        if self._path.exists() and self._path.stat().st_size + len(line) > MOST_BYTES:
+        if self._path.exists() and self._path.stat().st_size + len(lines) > MOST_BYTES:
             newer = self._path.read_bytes()[-MOST_BYTES // 2 :]
             aside = self._path.with_suffix(".new")
             self._append(aside, newer[newer.find(b"\n") + 1 :], os.O_TRUNC)
             aside.replace(self._path)
-        self._append(self._path, line, os.O_APPEND)
+        self._append(self._path, lines, os.O_APPEND)
 
     @staticmethod
     def _append(path: Path, data: bytes, how: int) -> None:
@@ -114,6 +114,13 @@ class Capture:
             else:
                 self._shield = 2 if self._shield == 1 and byte == 0x2F else 0
         return bytes(masked)
+
+
+def _line(pending: tuple[str, float, bytearray]) -> str:
+    direction, wall_s, data = pending
+    at = datetime.datetime.fromtimestamp(wall_s, datetime.UTC).isoformat(timespec="milliseconds")
+    text = "".join(_ESCAPED.get(b) or (chr(b) if 0x20 <= b < 0x7F else f"\\x{b:02x}") for b in data)
+    return f"{at.removesuffix('+00:00')}Z {direction} {text}\n"
 
 
 @dataclass(frozen=True, slots=True)

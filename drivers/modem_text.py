@@ -75,8 +75,8 @@ _MEANING_JP = {0x01: "date", 0x02: "number", 0x04: "reason", 0x07: "name", 0x09:
 
 # DLE with a whole key between start and end of tone; the beginning of such at the end of what came; any other pair;
 # a DLE that shields nothing.
-_SHIELDED = re.compile(rb"\x10/([0-9A-D*#])\x10~|(\x10(?:/(?:[0-9A-D*#]\x10?)?)?\Z)|\x10([^\r\n])|\x10", re.DOTALL)
-_KEYS = b"0123456789ABCD*#"
+_SHIELDED = re.compile(rb"\x10/([0-9A-D*#?])\x10~|(\x10(?:/(?:[0-9A-D*#?]\x10?)?)?\Z)|\x10([^\r\n])|\x10", re.DOTALL)
+_KEYS = b"0123456789ABCD*#?"  # ?: one that a capture hides
 _LOOP: dict[bytes, Literal["broken", "restored", "extension"]] = {b"h": "broken", b"H": "restored", b"P": "extension"}
 
 
@@ -170,7 +170,7 @@ class ModemText:
         elif code is None:
             self._read(signals, _HOLE, at_ns)
         elif code in b"/~" or code in _KEYS:
-            if code.isdigit() and self._tone_ns is None:
+            if code in b"0123456789?" and self._tone_ns is None:
                 self._read(signals, _HOLE, at_ns)
             self._tone(signals, code, at_ns)
 
