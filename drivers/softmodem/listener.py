@@ -18,8 +18,7 @@ from drivers.signals import (
     ToneHeard,
     VoiceHeard,
 )
-from drivers.softmodem.dtmf import DtmfCallerId, DtmfReceiver, Key
-from drivers.softmodem.frames import Message
+from drivers.softmodem.dtmf import DtmfCallerId, DtmfReceiver, KeyedMessage
 from drivers.softmodem.fsk import Frame, FskReceiver
 from drivers.softmodem.tones import CasFound, ToneFound, ToneReceiver, VoiceFound
 
@@ -27,7 +26,7 @@ Country = Literal["jp", "us", "uk", "etsi"]
 Samples = np.ndarray[tuple[int], np.dtype[np.float32]]
 
 RATE_HZ = 8000
-# Silence after which every receiver has ended what it heard. Frames that were lost are silence, no more of it than this.
+# Silence after which every receiver has ended what it heard. Of lost frames, no more than this is heard as silence.
 SETTLED_S = 10
 _SPACING_NS = 250_000_000
 _TIMES = 4096  # 17 minutes; what began before that is reckoned from the oldest
@@ -51,7 +50,7 @@ class SoftModem:
         self._times: deque[tuple[int, int]] = deque(maxlen=_TIMES)  # (frame at 8 kHz, its time)
 
     def feed(self, block: AudioBlock) -> list[Signal]:
-        """What was recognised by the end of this block, in order of its beginning."""
+        """What was recognised by the end of this block; a caller sent as keys comes after its keys."""
         signals: list[Signal] = []
         lost = min(block.lost_frames, SETTLED_S * self._rate_hz)
         if lost and self._times:
@@ -61,7 +60,7 @@ class SoftModem:
             samples = np.frombuffer(block.pcm, "<i2").astype(np.float32)
             samples *= 1 / 32768
             signals += self._hear(block.at_ns, samples, new=not self._times or block.lost_frames > 0)
-        return sorted(signals, key=lambda signal: signal.at_ns)
+        return signals
 
     def _hear(self, at_ns: int, samples: Samples, *, new: bool) -> list[Signal]:
         """new: these frames do not follow the last ones in time."""
@@ -71,18 +70,13 @@ class SoftModem:
         self._taken += len(samples)
         samples = self._resampler.feed(samples)
         self._fed += len(samples)
-        signals: list[Signal] = [self._frame(frame) for frame in self._fsk.feed(samples)]
+        signals: list[Signal] = [self._caller("line_fsk", frame) for frame in self._fsk.feed(samples)]
         for key in self._dtmf.feed(samples):
-            signals.append(
-                KeyHeard(
-                    at_ns=self._time_of(key.from_frame),
-                    line=self._line,
-                    key=key.key,
-                    until_ns=self._time_of(key.until_frame),
-                )
-            )
-        for found in self._tones.feed(samples):
-            signals.append(self._tone(found))
+            at_ns, until_ns = self._time_of(key.from_frame), self._time_of(key.until_frame)
+            signals.append(KeyHeard(at_ns=at_ns, line=self._line, key=key.key, until_ns=until_ns))
+            if message := self._dtmf_caller.feed(key):
+                signals.append(self._caller("line_dtmf", message))
+        signals += (self._tone(found) for found in self._tones.feed(samples))
         return signals
 
     def _tone(self, found: ToneFound | CasFound | VoiceFound) -> Signal:
@@ -102,23 +96,19 @@ class SoftModem:
                     over=found.over,
                 )
 
-    def _frame(self, frame: Frame) -> CallerIdReceived:
-        return self._caller("line_fsk", frame.message, frame.message.octets.hex(), frame.from_frame, frame.until_frame)
-
-    def _caller(
-        self, source: CallerIdSource, message: Message, raw: str, from_frame: int, until_frame: int
-    ) -> CallerIdReceived:
+    def _caller(self, source: CallerIdSource, found: Frame | KeyedMessage) -> CallerIdReceived:
+        message = found.message
         return CallerIdReceived(
-            at_ns=self._time_of(from_frame),
+            at_ns=self._time_of(found.from_frame),
             line=self._line,
             source=source,
             presentation=message.presentation,
             number=message.number,
             name=message.name,
             date_raw=message.date_raw,
-            raw=raw,
+            raw=message.octets.hex(),
             standard=message.standard,
-            until_ns=self._time_of(until_frame),
+            until_ns=self._time_of(found.until_frame),
             called=message.called,
             redirecting=message.redirecting,
             call_waiting=message.call_waiting,
@@ -126,10 +116,7 @@ class SoftModem:
 
     def _time_of(self, frame: int) -> int:
         """CLOCK_MONOTONIC ns of a frame at 8 kHz."""
-        first, at_ns = self._times[0]
-        for first, at_ns in reversed(self._times):
-            if first <= frame:
-                break
+        first, at_ns = next((known for known in reversed(self._times) if known[0] <= frame), self._times[0])
         return at_ns + (frame - first) * 1_000_000_000 // RATE_HZ
 
 

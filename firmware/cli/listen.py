@@ -77,7 +77,7 @@ def _show(shown: Console, fact: Fact, *, several: bool) -> None:
     minutes, seconds = divmod(fact.at_s, 60)
     line = Text(f"{fact.file}  " if several else "")
     line.append(f"{minutes:3.0f}:{seconds:05.2f}  channel {fact.channel}  ", style="dim")
-    line.append(f"{fact.kind.replace('_', ' '):<9}", style=_COLOURS[fact.kind])
+    line.append(f"{fact.kind.replace('_', ' '):<10}", style=_COLOURS[fact.kind])
     if fact.kind == "caller_id":
         said = [fact.number or (fact.reason or "").replace("_", " "), fact.name, fact.date, fact.standard]
         line.append("  ".join(part for part in said if part))
@@ -135,10 +135,10 @@ class _Channel:
                 yield from self._dialled()
             self._keys.append(signal)
             return
-        if self._keys and signal.at_ns > self._keys[-1].until_ns + _ONE_DIALLING_NS:
-            yield from self._dialled()
         match signal:
             case CallerIdReceived():
+                if signal.source == "line_dtmf":  # one fact with its keys
+                    self._keys = [key for key in self._keys if key.at_ns < signal.at_ns]
                 yield self._fact(
                     "caller_id",
                     signal.at_ns,
@@ -211,9 +211,9 @@ class _Sound:
         name = f"file:{self._path.absolute()}"
         reads = ["-v", "error", "-protocol_whitelist", "file,pipe"]  # a play list must not reach for the network
         try:
+            wanted = ["-select_streams", "a:0", "-show_entries", "stream=sample_rate,channels:format=duration"]
             probe = subprocess.run(
-                ["ffprobe", *reads, "-select_streams", "a:0", "-of", "json"]
-                + ["-show_entries", "stream=sample_rate,channels:format=duration", name],
+                ["ffprobe", *reads, *wanted, "-of", "json", name],
                 capture_output=True,
                 check=False,
             )
