@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from firmware.core.numbers import digits_of, e164
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
@@ -59,6 +61,7 @@ class RecordingSettings:
     ring_s: float = field(default=30.0, metadata=_limits(20, 120))
     sync_s: float = field(default=5.0, metadata=_limits(1, 60))
     audio_delay_ms: int = field(default=0, metadata=_limits(-1000, 1000))  # sound arrives this late after its edge
+    do_not_record: tuple[str, ...] = ()  # as written: each line reads them by its own country (caller.parse_list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +142,12 @@ def _check(settings: Settings, name: str) -> None:
         )
     if 1_000_000_000 % settings.recording.rate_hz:
         raise SettingsError(f"{name}: [recording] rate_hz = {settings.recording.rate_hz}: use 8000, 16000 or 32000.")
+    for place, entry in enumerate(settings.recording.do_not_record, start=1):
+        if not any(_can_call(entry, line.country) for line in settings.line):
+            raise SettingsError(  # without the entry: what is written here ends in a log
+                f"{name}: [recording] do_not_record: entry {place} is no telephone number; write it in full as the "
+                'line shows it ("03-0000-1234"), with + and calling code, or as a short number of up to 6 digits.'
+            )
     if len(settings.broker) > 1:
         raise SettingsError(f"{name}: [[broker]]: this version publishes to one broker; keep one section.")
     for broker in settings.broker:
@@ -154,6 +163,12 @@ def _check(settings: Settings, name: str) -> None:
             )
         if (broker.cert_file is None) != (broker.key_file is None):
             raise SettingsError(f"{name}: [[broker]] {broker.name}: cert_file and key_file must be given together.")
+
+
+def _can_call(entry: str, country: Literal["jp", "us", "uk", "etsi"]) -> bool:
+    """Whether a line could ever show this number: an entry that never matches would be recorded after all."""
+    longest = 15 if country == "etsi" else 6  # such a line shows national numbers that have no E.164 form here
+    return bool(e164(entry, country) or re.fullmatch(rf"[0-9*#]{{1,{longest}}}", digits_of(entry)))
 
 
 def _dataclass(cls: type[Any], table: object, name: str, section: str) -> Any:
@@ -182,6 +197,10 @@ def _value(hint: Any, value: object, f: dataclasses.Field[Any], name: str, secti
         hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
     if dataclasses.is_dataclass(hint):
         return _dataclass(typing.cast(type, hint), value, name, key)
+    if hint == tuple[str, ...]:
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise SettingsError(f'{name}: [{section}] {key} must be a list of texts in quotes, as ["a", "b"].')
+        return tuple(value)
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list):
             raise SettingsError(f"{name}: [{key}] must be written as [[{key}]], once for each.")

@@ -132,6 +132,7 @@ TYPES = {
     "personal_number": "personal",
     "pager": "pager",
     "uan": "corporate",
+    "voicemail": "voicemail",
     "fixed_line": "fixed",
     "mobile": "mobile",
 }

@@ -29,6 +29,29 @@ def test_a_short_file_is_enough() -> None:
     assert settings.broker == ()
 
 
+def test_numbers_that_are_not_recorded_stand_as_they_were_written() -> None:
+    numbers = ("03-0000-1234", "+819000001234", "21", "０３００００１２３５")
+    listed = ", ".join(f'"{number}"' for number in numbers)
+    assert parse(f"{GOOD}[recording]\ndo_not_record = [{listed}]\n", "s.toml").recording.do_not_record == numbers
+
+
+@pytest.mark.parametrize("entry", ["", "me", "+81", "0900000123", "1234567", "2025550123"])
+def test_a_number_that_no_line_can_show_is_refused_and_not_repeated(entry: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        parse(f'{GOOD}[recording]\ndo_not_record = ["{entry}"]\n', "s.toml")
+    assert str(error.value) == (
+        "s.toml: [recording] do_not_record: entry 1 is no telephone number; write it in full as the line shows it "
+        '("03-0000-1234"), with + and calling code, or as a short number of up to 6 digits.'
+    )
+
+
+def test_a_line_of_any_country_may_know_the_number() -> None:
+    text = f'{GOOD}country = "etsi"\n[recording]\ndo_not_record = ["0123456789"]\n'
+    assert parse(text, "s.toml").recording.do_not_record == ("0123456789",)
+    with pytest.raises(SettingsError):
+        parse(text.replace("etsi", "us"), "s.toml")
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
@@ -47,6 +70,9 @@ def test_a_short_file_is_enough() -> None:
         (GOOD + "hang_up_ms = 300\n", "off_hook_ms < flash_min_ms < hang_up_ms must hold, found 100, 300, 300."),
         (GOOD + "[recording]\nring_s = 20\npre_roll_s = 19\n", "ring_s = 20.0 is too short; give it pre_roll_s + 15"),
         (GOOD + "[recording]\nrate_hz = 44100\n", "rate_hz = 44100: use 8000, 16000 or 32000."),
+        (GOOD + '[recording]\ndo_not_record = "0300001234"\n', "[recording] do_not_record must be a list of texts in"),
+        (GOOD + "[recording]\ndo_not_record = [300001234]\n", "[recording] do_not_record must be a list of texts in"),
+        (GOOD + '[recording]\ndo_not_record = ["110", "0300012"]\n', "do_not_record: entry 2 is no telephone number;"),
         (GOOD + '[[broker]]\nhost = "b.example"\ntls = false\n', "tls = false is allowed for this machine itself only"),
         (GOOD + '[[broker]]\nhost = "b"\ncert_file = "/c"\n', "cert_file and key_file must be given together."),
         (GOOD + '[[broker]]\nhost = "b"\nprefix = "a/#"\n', "prefix = 'a/#' cannot begin a topic; use 1 to 3 names"),

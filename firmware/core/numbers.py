@@ -9,7 +9,7 @@ import functools
 import re
 import unicodedata
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, cast
 
 from firmware.core.numbering import AREAS, CALLING_CODES, COUNTRIES, PLANS
 
@@ -26,6 +26,7 @@ Kind = Literal[
     "personal",
     "pager",
     "corporate",
+    "voicemail",
     "unknown",
 ]
 
@@ -190,8 +191,7 @@ def _kind(plan: _Plan, rest: str) -> Kind:
     found = [name for name, pattern in plan.kinds if re.fullmatch(pattern, rest)]
     if found[:2] == ["fixed", "mobile"]:
         return "fixed_or_mobile"
-    first = found[0] if found else "unknown"
-    return cast(Kind, first) if first in get_args(Kind) else "unknown"
+    return cast(Kind, found[0]) if found else "unknown"
 
 
 def _split(number: str | None) -> tuple[str, str]:
