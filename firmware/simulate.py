@@ -30,6 +30,7 @@ from drivers.signals import (
     RingEdge,
     Signal,
 )
+from drivers.softmodem.listener import SoftModem
 from drivers.virtual.broker import VirtualBroker
 from drivers.virtual.line import ButtonPress, Change, Fault, ModemBytesDue, PinChange, VirtualLine
 from drivers.virtual.modem import Dialect, VirtualModem, caller_id_bytes, ring_bytes
@@ -113,6 +114,7 @@ class _Stepper:
     def _boot(self) -> None:
         self._boots += 1
         self._text = ModemText(1)
+        self._listener = SoftModem(1, self._scenario.country, self._rate_hz)
         self.unit = Unit(
             self._settings,
             board.load(self._settings.unit.board),
@@ -236,6 +238,7 @@ class _Stepper:
             at = BASE_NS + begin * (1_000_000_000 // self._rate_hz)
             block = AudioBlock(at_ns=at, pcm=pcm, lost_frames=begin - self._delivered)
             recorder.take(block)
+            self._tell(self._listener.feed(block))
             self._delivered = end
         recorder.tick(now)
         self.unit.engine.drain()
