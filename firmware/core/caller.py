@@ -73,7 +73,7 @@ def merge(evidence: Sequence[CallerIdReceived], country: Country) -> Caller:
         presentation=presentation,
         reason=None if presentation == "allowed" else presentation,
         number=number,
-        raw=best.number,
+        raw=best.number or None,
         national=national(number),
         region_ja=where.ja if where else None,
         region_en=where.en if where else None,
@@ -95,7 +95,7 @@ def merge(evidence: Sequence[CallerIdReceived], country: Country) -> Caller:
 
 def _tells(one: CallerIdReceived) -> bool:
     """Whether it says who called or why nobody can say; a name alone does not."""
-    return one.presentation not in ("not_received", "corrupt") and (one.presentation, one.number) != ("allowed", None)
+    return bool(one.number) if one.presentation == "allowed" else one.presentation not in ("not_received", "corrupt")
 
 
 def _rank(one: CallerIdReceived) -> tuple[bool, bool, int, int, str]:
