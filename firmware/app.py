@@ -18,6 +18,7 @@ from drivers.modem import Modem
 from drivers.signals import AudioBlock, DeviceLost, DeviceReady
 from firmware import clock
 from firmware.core.call import ClockRead
+from firmware.core.caller import parse_list
 from firmware.core.facts import (
     BrokerConnected,
     BrokerLost,
@@ -372,7 +373,7 @@ def _line_config(line: LineSettings, board: Board, settings: Settings, boot_id: 
         handshake_ms=line.handshake_ms,
         shortest_call_ms=line.shortest_call_ms,
         held_open_ms=line.held_open_min * 60_000,
-        do_not_record=(),
+        do_not_record=parse_list(settings.recording.do_not_record, line.country),
         pre_roll_ms=round(settings.recording.pre_roll_s * 1000),
         hook=HookTiming(
             off_hook_ms=line.off_hook_ms,
