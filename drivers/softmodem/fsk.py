@@ -59,7 +59,6 @@ _MEMORY_BITS = 5  # of the Viterbi search: 32 survivors
 _PHASE_MEMORY = 0.85  # of a survivor's phase, a bit
 _LEAD_BITS = 3  # searched before the first start bit
 _MARGIN = 11.0  # ln of the odds against the next best message that the sum would let pass
-_WEAK_BIT = 0.35  # of the usual size
 _FADED = 0.4  # of the usual strength: the signal is over
 
 _BEGINNINGS = np.array(
@@ -100,6 +99,7 @@ class _Reader:
 
     mark_from: int
     mark_until: int
+    pair: str  # whose mark it was
     due: int  # frame at which to look (again)
     starts: dict[str, float] = field(default_factory=dict)  # the first start bit, by tone pair, the likelier first
     heard: int = 0  # octets, at the last look
@@ -119,6 +119,7 @@ class FskReceiver:
         self._gated = 0  # frame up to which the gate has looked
         self._before: npt.NDArray[np.complex128] = np.zeros(_MARK_BINS.stop - _MARK_BINS.start, complex)
         self._marks = 0  # windows of mark, one after the other
+        self._higher = 0.0  # energy of the mark at 1300 Hz beyond that at 1200 Hz
         self._readers: list[_Reader] = []
         self._reported_until = 0
 
@@ -164,11 +165,14 @@ class FskReceiver:
             loud = energy > (_QUIETEST * _WINDOW) ** 2
             if loud and np.vdot(tone, tone).real > _MARK_SHARE * energy and abs(cmath.phase(turn)) < _MARK_TURN:
                 self._marks += 1
+                self._higher += float(abs(tone[3]) - abs(tone[1]))
                 continue
             until = self._gated - (len(tones) - number) * _HOP
             if self._marks >= 2 and len(self._readers) < _READERS:
-                self._readers.append(_Reader(until - (self._marks + 1) * _HOP, until, until + _HEADER_FRAMES))
+                pair = self._pairs[-1 if self._higher > 0 else 0]
+                self._readers.append(_Reader(until - (self._marks + 1) * _HOP, until, pair, until + _HEADER_FRAMES))
             self._marks = 0
+            self._higher = 0.0
 
     def _look(self, reader: _Reader) -> Frame | None:
         """Read as far as there is sound. Sets when to look again; a reader that is left overdue is finished."""
@@ -184,14 +188,11 @@ class FskReceiver:
             tones = _Tones(self._cut(int(start) - 120, self._gated), pair)
             first = start - max(int(start) - 120, self._until - self._fill)
             for reading in (tones.in_step(first), tones.by_character(first)):
-                standard: FskStandard = "bell202" if pair == "bell202" else "v23"
-                if pair == "v23" and reading.octets[:1] == b"\x90":
-                    standard = "jp"
+                standard: FskStandard = "jp" if reading.octets[:1] == b"\x90" else _of_pair(reader.pair)
                 missing = missing_octets(reading.octets, standard) if standard in self._standards else -1
                 if missing < 0:
                     continue
-                whole = reading.octets[: len(reading.octets)]
-                message = decode_message(whole, standard) if not missing or reading.over else None
+                message = decode_message(reading.octets, standard) if not missing or reading.over else None
                 if message and _believable(message, reading):
                     end = start - first + reading.ends[len(message.octets) - 1]
                     return Frame(standard, reader.mark_from, round(end), message)
@@ -242,6 +243,10 @@ class FskReceiver:
         reader.starts = {pair: start for _, pair, start in sorted(found, reverse=True)}
 
 
+def _of_pair(pair: str) -> FskStandard:
+    return "bell202" if pair == "bell202" else "v23"
+
+
 def _believable(message: Message, reading: _Reading) -> bool:
     """Whether a message is what was sent: its checksum is right, its framing too, and nothing else is as likely."""
     count = len(message.octets)
@@ -279,20 +284,28 @@ class _Tones:
         octets = bytearray()
         ends: list[float] = []
         faults: list[int] = []
-        weak = 0
+        loudness: list[float] = []
+        line: list[int] = []
+        place_of: dict[int, tuple[int, int]] = {}
         taps = np.arange(10) * _BIT
+        signs = self.difference
         place = round(start * _FINE)
+        falls = np.flatnonzero(signs[place - _BIT : place + _BIT // 2] < 0)
+        if len(falls):
+            place += int(falls[0]) - _BIT // 2
         over = False
         while True:
             tries = [at for at in range(place - 5, place + 6) if at >= 0 and at + 9 * _BIT < len(self.difference)]
             if not tries:
                 break
-            place = max(tries, key=lambda at: float(size[at + taps].sum()))
+            place = max(tries, key=lambda at: float(size[at + taps[1:9]].sum() - signs[at] + signs[at + 9 * _BIT]))
             bits = self.difference[place + taps]
             if float(np.abs(bits).mean()) < _FADED * usual:
                 over = True
                 break
-            weak += int(np.count_nonzero(np.abs(bits) < _WEAK_BIT * usual))
+            place_of |= {len(line) + 1 + bit: (len(octets), bit) for bit in range(8)}
+            line += (bits > 0).astype(int).tolist()
+            loudness += np.abs(bits).tolist()
             if bits[9] < 0 or bits[0] > 0:
                 faults.append(len(octets))
             octets.append(int(np.dot(bits[1:9] > 0, 1 << np.arange(8))))
@@ -303,8 +316,9 @@ class _Tones:
                 over = len(idle) >= 30 * _BIT
                 break
             place += 9 * _BIT + _BIT // 4 + int(falls[0]) + _BIT // 2
-        margin = math.inf if weak == 0 else 0.0
-        return _Reading(bytes(octets), tuple(ends), tuple(faults), margin, over)
+        odds = np.array(loudness) * _odds_scale(np.array(loudness))
+        events = [_Event(float(odds[bit]), (bit,)) for bit in np.flatnonzero(odds < _MARGIN).tolist()]
+        return _Reading(bytes(octets), tuple(ends), tuple(faults), _margin(line, events, place_of), over)
 
     def _clock(self, start: float) -> tuple[float, float]:
         """Begin of the first bit and length of a bit, in fine samples: where the tones are most distinct."""
@@ -402,6 +416,15 @@ def _search(mark: Complexes, space: Complexes, turn: float) -> tuple[npt.NDArray
     return _trace(choices, losses, gains, int(np.argmax(metrics)))
 
 
+def _odds_scale(strengths: Reals) -> float:
+    """What turns a difference in strength into ln of the odds: strength by variance of the noise on it."""
+    if not len(strengths):
+        return 1.0
+    middle = float(np.median(strengths))
+    spread = float(np.median(np.abs(strengths - middle))) * 1.4826
+    return middle / max(spread**2, 1e-3 * middle**2, 1e-30)
+
+
 def _trace(
     choices: npt.NDArray[np.int8], losses: Reals, gains: Reals, last: int
 ) -> tuple[npt.NDArray[np.int64], list[_Event], Reals]:
@@ -414,10 +437,7 @@ def _trace(
         path[step] = path[step + 1] >> 1 | (half if chosen[step][path[step + 1]] else 0)
     steps = np.arange(count)
     strengths = gains[steps, path[1:]]
-    middle = float(np.median(strengths))
-    spread = float(np.median(np.abs(strengths - middle))) * 1.4826
-    scale = middle / max(spread**2, 1e-4 * middle**2, 1e-30)
-    odds = np.nan_to_num(losses[steps, path[1:]], nan=np.inf, posinf=np.inf) * scale
+    odds = np.nan_to_num(losses[steps, path[1:]], nan=np.inf, posinf=np.inf) * _odds_scale(strengths)
     events = []
     for step in np.flatnonzero(odds < _MARGIN).tolist():
         right, wrong = int(path[step]), int(path[step]) ^ half
