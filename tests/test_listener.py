@@ -129,6 +129,20 @@ def test_a_key_that_a_gap_cuts_ends_there() -> None:
     assert abs(key.until_ns - 300_000_000) < 20_000_000
 
 
+def test_what_follows_long_quiet_is_heard_from_its_beginning() -> None:
+    """A quiet line is not listened to; its times stay true all the same."""
+    modem = SoftModem(1, "jp", RATE_HZ)
+    quiet = np.random.default_rng(1).standard_normal(100 * RATE_HZ) * 0.0004
+    found = heard(modem, blocks(np.concatenate([keyed("1"), quiet, keyed("2"), np.zeros(RATE_HZ)]), RATE_HZ, 480))
+    one, two = keys_of(found)
+    assert (one.key, two.key) == ("1", "2")
+    assert abs(two.at_ns - 100_400_000_000) < 8_000_000
+    began_s = time.process_time()
+    heard(modem, blocks(quiet, RATE_HZ, 480))
+    heard(modem, blocks(quiet, RATE_HZ, 480, 10**12))
+    assert time.process_time() - began_s < 1.0
+
+
 # -- the process
 
 

@@ -28,6 +28,8 @@ Samples = np.ndarray[tuple[int], np.dtype[np.float32]]
 RATE_HZ = 8000
 # Silence after which every receiver has ended what it heard. Of lost frames, no more than this is heard as silence.
 SETTLED_S = 10
+# Blocks quieter than this are left out once all has settled: mean square of -55 dBm0, 10 dB under the quietest signal.
+_QUIET = 10 ** ((-55 - 6.15) / 10)
 _SPACING_NS = 250_000_000
 _TIMES = 4096  # 17 minutes; what began before that is reckoned from the oldest
 
@@ -47,18 +49,30 @@ class SoftModem:
         self._tones = ToneReceiver(country)
         self._fed = 0  # frames at 8 kHz, as the receivers count them
         self._taken = 0  # frames of the blocks, silence included
+        self._quiet = 0  # frames of the blocks since the last that was not
+        self._left_out: AudioBlock | None = None  # the last, if it was: what begins at its end must be heard
         self._times: deque[tuple[int, int]] = deque(maxlen=_TIMES)  # (frame at 8 kHz, its time)
 
     def feed(self, block: AudioBlock) -> list[Signal]:
         """What was recognised by the end of this block; a caller sent as keys comes after its keys."""
+        samples = np.frombuffer(block.pcm, "<i2").astype(np.float32)
+        samples *= 1 / 32768
+        if len(samples) and np.dot(samples, samples) > _QUIET * len(samples):
+            self._quiet = 0
+        elif self._quiet >= SETTLED_S * self._rate_hz:
+            self._left_out = block
+            return []
+        else:
+            self._quiet += block.lost_frames + len(samples)
+        before, self._left_out = self._left_out, None
         signals: list[Signal] = []
+        if before:
+            signals += self._hear(before.at_ns, np.frombuffer(before.pcm, "<i2") * np.float32(1 / 32768), new=True)
         lost = min(block.lost_frames, SETTLED_S * self._rate_hz)
         if lost and self._times:
             lost_ns = lost * 1_000_000_000 // self._rate_hz
             signals += self._hear(block.at_ns - lost_ns, np.zeros(lost, np.float32), new=lost < block.lost_frames)
-        if block.pcm:
-            samples = np.frombuffer(block.pcm, "<i2").astype(np.float32)
-            samples *= 1 / 32768
+        if len(samples):
             signals += self._hear(block.at_ns, samples, new=not self._times or block.lost_frames > 0)
         return signals
 
