@@ -262,7 +262,7 @@ FACTS: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(
         (
             *("direction", "outcome", "end_reason", "ended_by", "number", "name", "presentation", "region", "sources"),
-            *("waiting", "dialled", "evidence", "marks"),
+            *("waiting", "dialled", "evidence", "no_recording", "marks"),
         ),
         (".*", "text"),
     ),
@@ -473,6 +473,7 @@ ACTIONS: dict[str, tuple[str, Callable[[list[str]], Action] | None]] = {
     "call withheld": ("call withheld", lambda words: _call("withheld", words)),
     "call payphone": ("call payphone", lambda words: _call("payphone", words)),
     "call unavailable": ("call unavailable", lambda words: _call("unavailable", words)),
+    "call service-conflict": ("call service-conflict", lambda words: _call("service_conflict", words)),
     "call no-id": ("call no-id", lambda words: _call("not_received", words)),
     "call waiting from": ("call waiting from 090-0000-5678", lambda words: Waiting(_call("allowed", words))),
     "call waiting withheld": ("call waiting withheld", lambda words: Waiting(_call("withheld", words))),
@@ -756,8 +757,8 @@ class _Parser:
         if isinstance(call, Call):
             if call.distinctive and self.country != "us":
                 raise _Wrong("a distinctive ring exists in the country us only", "leave 'distinctive' out")
-            if call.presentation == "payphone" and self.country != "jp":
-                raise _Wrong("the reason payphone exists in Japan only", "write call withheld or call unavailable")
+            if call.presentation in ("payphone", "service_conflict") and self.country != "jp":
+                raise _Wrong("this reason exists in Japan only", "write call withheld or call unavailable")
             if self.header.get("caller id") == "dtmf" and (call.damaged or call.noisy_db is not None):
                 raise _Wrong("caller ID in DTMF is no frame", "leave 'damaged' and 'noisy' out")
         if isinstance(action, SecondDialTone) and self.country != "jp":
