@@ -44,7 +44,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One input or timer of one line, and all that followed. at_ns: when the line was told."""
+    """One input or timer of one line, and all that followed. at_ns: the input's own time, or when the timer was due."""
 
     line: int
     at_ns: int

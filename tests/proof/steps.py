@@ -176,6 +176,10 @@ class _Block:
                 yield S, ToneHeard(at_ns=0, line=1, tone=tone, until_ns=0, cycles=cycles, over=over)
         elif chosen < 0.94:
             yield pause, self._caller()
+        elif chosen < 0.942:
+            storm = self._any_signal()
+            for _ in range(250):
+                yield dice.choice([5, 62, 400]) * MS, storm
         else:
             yield from self._whole_call()
 

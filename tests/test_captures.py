@@ -1,0 +1,52 @@
+"""What was captured in the field: each file of tests/captures/ gives what stands beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from firmware.cli.main import main
+
+FOLDER = Path(__file__).parent / "captures"
+COMMANDS = {
+    ".jsonl": ("replay",),
+    ".wav": ("listen", "--json"),
+    ".flac": ("listen", "--json"),
+    ".modem": ("modem-log", "--json"),
+}
+CAPTURES = [
+    path for path in sorted(FOLDER.iterdir()) if path.suffix in COMMANDS and not path.name.endswith(".expect.jsonl")
+]
+
+
+@pytest.mark.parametrize("capture", CAPTURES, ids=lambda path: path.name)
+def test_capture(capture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expect = capture.with_suffix(".expect.jsonl")
+    command = [*COMMANDS[capture.suffix], str(capture)]
+    assert expect.exists(), f"write {expect.name} with: tsuroku {' '.join(command)}"
+    assert main(command) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    wanted = [json.loads(line) for line in expect.read_text(encoding="utf-8").splitlines()]
+    assert len(found) == len(wanted), f"{len(wanted)} expected, found: {found}"
+    for is_, should in zip(found, wanted, strict=True):
+        has(is_, should, capture.name)
+
+
+def has(found: Any, wanted: Any, where: str) -> None:
+    """All that is wanted, at whatever depth; found may have more keys."""
+    if isinstance(wanted, dict):
+        for key, value in wanted.items():
+            if key != "file":
+                assert key in found, f"{where}: {key} is missing"
+                has(found[key], value, f"{where}.{key}")
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted), f"{where}: {wanted} was expected, found {found}"
+        for n, (is_, should) in enumerate(zip(found, wanted, strict=True)):
+            has(is_, should, f"{where}[{n}]")
+    elif isinstance(wanted, float):
+        assert found == pytest.approx(wanted, abs=0.02), where
+    else:
+        assert found == wanted, f"{where}: {wanted!r} was expected, found {found!r}"
