@@ -50,8 +50,7 @@ def test_an_answered_call_is_explained_from_ring_to_file(tmp_path: Path) -> None
         "Caller id received (source line fsk",
         "receive complete",
         "answer evidence: loop",
-        "timer hang up",
-        "outcome: answered",
+        "flash -> idle",
         "Recording ready",
     ]
     places = [text.index(words) for words in order]
