@@ -23,11 +23,8 @@ FULL_SCALE_DBM0 = 3.14  # a sine that just fills the range, as in G.711
 
 _Floats = NDArray[np.float64]
 _HOP = 40  # frames of sound between two looks: 5 ms
-_LOOKS = 10  # in a block
-_BLOCK = _HOP * _LOOKS
 _WINDOW = 160
 _FIT = 256
-_SPAN = _BLOCK - _HOP + _FIT  # what a block of looks sees
 _BEFORE = 32  # looks kept to find where a tone began
 _LONG = 1024  # what is looked at where noise hides the tones
 _LONG_LOOKS = (_LONG - _WINDOW) // _HOP  # that lie in it whole
@@ -111,8 +108,14 @@ class PairReceiver:
         twist_db: tuple[float, float] = (-10.0, 6.0),
         shortest_s: float = 0.028,
         drop_out_s: float = 0.02,
+        looks: int = 10,
     ) -> None:
-        """tolerance: of frequency. residual_db: what the fit may leave. twist_db: the high tone over the low one."""
+        """tolerance: of frequency. residual_db: what the fit may leave. twist_db: the high tone over the low one.
+
+        looks: made at once; fewer answer sooner, more cost less.
+        """
+        self._looks, self._block_size = looks, looks * _HOP
+        self._span = self._block_size - _HOP + _FIT  # what a block of looks sees
         self._hz = np.array([*low_hz, *high_hz])
         self._split = len(low_hz)
         self._tolerance_hz = self._hz * tolerance
@@ -131,8 +134,8 @@ class PairReceiver:
         self._turn = np.exp(-2j * np.pi * self._hz * _HOP / RATE_HZ)
         self._least = 10 ** ((_LEVEL_DBM0 - FULL_SCALE_DBM0) / 10)  # square of the amplitude
         self._pending = np.empty(0)
-        self._raw = np.zeros(_LONG + _BLOCK)
-        self._filtered = np.zeros(_SPAN)
+        self._raw = np.zeros(_LONG + self._block_size)
+        self._filtered = np.zeros(self._span)
         self._powers = np.zeros((_BEFORE, len(self._hz)))
         self._pairs = np.full((_BEFORE, 2), -1)
         self._fit_window = np.hanning(_FIT + 1)[:-1]
@@ -144,24 +147,24 @@ class PairReceiver:
         """samples: any number, 8 kHz, full scale 1.0. Pairs that ended, in order."""
         self._pending = np.concatenate([self._pending, np.asarray(samples, dtype=np.float64)])
         found: list[Pair] = []
-        blocks = len(self._pending) // _BLOCK
+        blocks = len(self._pending) // self._block_size
         for number in range(blocks):
-            self._block(self._pending[number * _BLOCK : (number + 1) * _BLOCK], found)
-        self._pending = self._pending[blocks * _BLOCK :].copy()
+            self._block(self._pending[number * self._block_size : (number + 1) * self._block_size], found)
+        self._pending = self._pending[blocks * self._block_size :].copy()
         return found
 
     def _block(self, block: _Floats, found: list[Pair]) -> None:
-        self._raw = np.concatenate([self._raw[_BLOCK:], block])
-        fresh = np.convolve(self._raw[-_BLOCK - 2 * self._delay :], self._filter, "valid")
-        self._filtered = np.concatenate([self._filtered[_BLOCK:], fresh])
+        self._raw = np.concatenate([self._raw[self._block_size :], block])
+        fresh = np.convolve(self._raw[-self._block_size - 2 * self._delay :], self._filter, "valid")
+        self._filtered = np.concatenate([self._filtered[self._block_size :], fresh])
         views = np.lib.stride_tricks.sliding_window_view(self._filtered[_FIT // 2 - _HOP - _WINDOW // 2 :], _WINDOW)
-        seen = views[: (_LOOKS + 2) * _HOP : _HOP]  # a look before the first and one after the last
+        seen = views[: (self._looks + 2) * _HOP : _HOP]  # a look before the first and one after the last
         both = seen @ self._kernel
         tones = both[:, : len(self._hz)] + 1j * both[:, len(self._hz) :]
         power = tones.real**2 + tones.imag**2
         low = power[1:-1, : self._split].argmax(axis=1)
         high = power[1:-1, self._split :].argmax(axis=1) + self._split
-        looks = np.arange(_LOOKS)
+        looks = np.arange(self._looks)
         low_power, high_power = power[looks + 1, low], power[looks + 1, high]
         sound = (seen[1:-1] ** 2) @ self._window
         worth = (
@@ -187,12 +190,12 @@ class PairReceiver:
             good = {int(look): (int(low[look]), int(high[look])) for look in chosen}
         if good or self._on is not None:
             self._follow(good, found)
-        self._look += _LOOKS
+        self._look += self._looks
 
     def _fits(self, looks: NDArray[np.int64], hz: _Floats) -> NDArray[np.bool_]:
         """Whether two sinusoids at hz (looks, 2) are nearly all of the sound around each look."""
         at = looks[:, None] * _HOP + np.arange(_FIT)
-        raw_at = at + len(self._raw) - _SPAN - self._delay
+        raw_at = at + len(self._raw) - self._span - self._delay
         raw = self._raw[raw_at]
         residual, tones = self._fit(self._filtered[at], hz, None)
         size = np.abs(raw)
@@ -246,11 +249,11 @@ class PairReceiver:
         other = power[~(lines[0] | lines[1]) & (bins > 90)]
         if min(peaks) < _OUTSTANDING * other.max():
             return np.empty(0, dtype=np.int64)
-        return np.flatnonzero(worth & same[-_LOOKS:])
+        return np.flatnonzero(worth & same[-self._looks :])
 
     def _follow(self, good: dict[int, tuple[int, int]], found: list[Pair]) -> None:
         """Make pairs with a beginning and an end of what was seen at each look."""
-        for number in range(_LOOKS):
+        for number in range(self._looks):
             row = _BEFORE + number  # in powers
             look = self._look + number
             on = self._on
@@ -288,7 +291,7 @@ class PairReceiver:
 
     def _at(self, row: int) -> float:
         """The frame in the middle of a look."""
-        return (self._look + row - _BEFORE) * _HOP + _BLOCK - _SPAN - self._delay + _FIT // 2
+        return (self._look + row - _BEFORE) * _HOP + self._block_size - self._span - self._delay + _FIT // 2
 
     def _edge(self, on: _On, before: int, after: int) -> float:
         """The frame where half the amplitude is crossed between two looks."""

@@ -30,7 +30,7 @@ _BRIDGED = 2  # looks that may be missing in a tone: modulation, phase reversals
 _LEVEL_DBM0 = -46.0
 _PART = 0.7  # of the sound in a look is the tone
 _PURE = 0.8  # of the sound in a whole stretch
-_FLAT = 2.0  # strongest look over the weakest in a tone that is not modulated
+_FLAT = 1.4  # strongest look over the weakest in a tone that is not modulated
 _KEPT = 2 * RATE_HZ  # frames of sound kept for looking at stretches whole
 _WHOLE = 9600  # frames of a stretch that are looked at, at most
 _TRIMMED = 240  # at its ends
@@ -209,15 +209,14 @@ class ToneReceiver:
             _Track(tuple(each for each in TONE_PLANS[country] if each.hz == hz))
             for hz in dict.fromkeys(each.hz for each in TONE_PLANS[country])
         ]
-        # The signal is 80 to 100 ms long: longer in no network, and shorter is a voice.
-        self._cas = PairReceiver((2130,), (2750,), tolerance=0.012, twist_db=(-8.0, 8.0), shortest_s=0.065)
+        # The signal is 80 to 100 ms long: anything much shorter or longer is something else.
+        self._cas = PairReceiver((2130,), (2750,), tolerance=0.012, twist_db=(-8.0, 8.0), shortest_s=0.065, looks=20)
         self._window = np.hanning(_WINDOW + 1)[:-1]
         scale = 2 / (_WINDOW * (self._window**2).sum())  # power to mean square
         hz = np.arange(_WINDOW // 2 + 1) * (RATE_HZ / _WINDOW)
         bands = [(hz >= _SOUND[0]) & (hz <= _SOUND[1]), (hz >= _VOICE[0]) & (hz <= _VOICE[1])]
         bands += [np.any([np.abs(hz - each) <= 50 for each in track.hz], axis=0) for track in self._tracks]
         self._bands = np.array(bands, dtype=float).T * scale
-        self._fine_window: dict[int, _Floats] = {}
         zero = 10 ** (-FULL_SCALE_DBM0 / 10) / 2  # mean square of 0 dBm0
         self._least = zero * 10 ** (_LEVEL_DBM0 / 10)
         self._least_voice = zero * 10 ** (_VOICE_LEVEL_DBM0 / 10)
@@ -234,12 +233,8 @@ class ToneReceiver:
 
     def feed(self, samples: NDArray[Any]) -> list[Found]:
         """samples: any number, 8 kHz, full scale 1.0."""
-        samples = np.asarray(samples, dtype=np.float64)
+        self._pending = np.concatenate([self._pending, np.asarray(samples, dtype=np.float64)])
         found: list[Found] = []
-        for pair in self._cas.feed(samples):
-            if pair.until_frame - pair.from_frame <= 0.13 * RATE_HZ:
-                found.append(CasFound(pair.from_frame, pair.until_frame))
-        self._pending = np.concatenate([self._pending, samples])
         blocks = len(self._pending) // _BLOCK
         for number in range(blocks):
             found += self._block(self._pending[number * _BLOCK : (number + 1) * _BLOCK])
@@ -247,6 +242,9 @@ class ToneReceiver:
         return found
 
     def _block(self, block: _Floats) -> Iterator[Found]:
+        for pair in self._cas.feed(block):
+            if pair.until_frame - pair.from_frame <= 0.13 * RATE_HZ:
+                yield CasFound(pair.from_frame, pair.until_frame)
         self._kept = np.concatenate([self._kept[_BLOCK:], block])
         self._fed += _BLOCK
         views = np.lib.stride_tricks.sliding_window_view(self._kept[-_BLOCK - _WINDOW + _HOP :], _WINDOW)
@@ -374,6 +372,9 @@ class ToneReceiver:
         heard, track.heard = track.heard, None
         if heard is not None:
             yield self._told(heard, over=True)
+            for match in track.matches:
+                if match.begin <= heard.until:
+                    match.count = 0
 
     def _forget(self, track: _Track) -> None:
         track.last = None
