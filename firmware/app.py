@@ -394,7 +394,8 @@ def hardware(unit: Unit, *, pin_factory: Any | None = None) -> tuple[list[Driver
     for line in unit.settings.line:
         drivers.append(LineInputs(line.number, unit.board.line[line.number - 1], post, pin_factory=pin_factory))
         if line.modem:
-            drivers.append(Modem(line.number, line.modem, line.modem_model, line.country, post=post))
+            capture = unit.settings.unit.data_dir / "support" / f"modem-{line.number}.raw"
+            drivers.append(Modem(line.number, line.modem, line.modem_model, line.country, post=post, capture=capture))
         take = _heard_by(unit.lanes[line.number], listener, line.number)
         drivers.append(Codec(line.number, line.codec, r.rate_hz, r.buffer_frames, post, take))
     return drivers, Panel(unit.board.panel, post, pin_factory=pin_factory)
