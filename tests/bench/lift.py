@@ -32,7 +32,7 @@ _AIM_MS = 50
 _ECHO = "bench/echo"
 
 
-class _Broker:
+class Subscriber:
     """A subscriber to everything, and a publisher beside it, on one broker."""
 
     def __init__(self, port: int) -> None:
@@ -135,7 +135,7 @@ def _lifts(work: Path, filled: int, lifts: int, progress: Callable[[float], None
         unit = Unit(settings, facts)
         stack.callback(unit.close)
         drivers, panel = hardware(unit, pin_factory=factory)
-        subscriber = _Broker(broker.port)
+        subscriber = Subscriber(broker.port)
         stack.callback(subscriber.close)
         unit.start(drivers, panel)
         loop = threading.Thread(target=unit.run, name="loop", daemon=True)
