@@ -105,7 +105,7 @@ def parse(text: str, name: str) -> Settings:
     """Check settings given as TOML text; name stands for the file in messages. Raises SettingsError."""
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # not TOML; also a number of 5,000 digits, brackets without end
         raise SettingsError(f"{name}: is not TOML: {error}.") from error
     settings: Settings = _dataclass(Settings, table, name, "")
     _check(settings, name)
