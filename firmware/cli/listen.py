@@ -221,7 +221,7 @@ class _Sound:
             raise InputError(
                 f"{self._path}: is no sound that libsndfile reads; other formats need ffmpeg (apt install ffmpeg)."
             ) from error
-        found = json.loads(probe.stdout or b"{}")
+        found = json.loads(probe.stdout) if probe.returncode == 0 else {}
         if not found.get("streams"):
             return
         channels = int(found["streams"][0]["channels"])
