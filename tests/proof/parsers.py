@@ -35,6 +35,10 @@ BYTES = 100_000_000
 BLOCK = 250_000
 MOST_HELD = 128 * 1024  # by a modem's text, whatever came
 MOST_USED = 16_000_000  # while one input of at most 100 kB is parsed
+_NASTY = (
+    *(b"\x10", b"\0", b"\r", b"\n", b'"', b"\\x", b"=", b"\xff", b"-1"),
+    *(b"9" * 30, b"9" * 5_000, b"\na = " + b"9" * 5_000, b"\na = " + b"[" * 20_000, b'\n{"a":' * 20_000),
+)
 _DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
 _STANDARDS: tuple[frames.FskStandard | None, ...] = (None, "bell202", "v23", "jp")
 _REGIONS: tuple[Region | None, ...] = (None, "jp", "us", "uk", "etsi")
@@ -153,9 +157,7 @@ def mutated(dice: random.Random, corpus: list[bytes]) -> bytes:
                 start = dice.randrange(len(other) + 1)
                 data[at:end] = other[start : start + dice.choice((1, 10, 200))]
             case 4:
-                data[at:end] = dice.choice(
-                    (b"\x10", b"\0", b"\r", b"\n", b'"', b"\\x", b"=", b"\xff", b"9" * 30, b"-1")
-                )
+                data[at:end] = dice.choice(_NASTY)
             case 5:
                 if at < len(data):
                     data[at] ^= 1 << dice.randrange(8)
