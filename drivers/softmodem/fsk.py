@@ -229,7 +229,8 @@ class FskReceiver:
         message = Message(
             standard=standard, checksum="failed", presentation="corrupt", parameters={}, octets=message.octets
         )
-        return Frame(standard, reader.mark_from, round(start + reading.ends[-1] - reading.ends[0]), message)
+        length = (reading.ends[-1] - reading.ends[0]) * len(reading.ends) / (len(reading.ends) - 1)
+        return Frame(standard, reader.mark_from, round(start + length), message)
 
     def _find_start(self, reader: _Reader) -> None:
         """The likeliest place of the first start bit, by tone pair, if a message begins there at all."""
