@@ -56,7 +56,7 @@ class LineSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordingSettings:
     rate_hz: int = field(default=8000, metadata=_limits(8000, 48000))
-    buffer_frames: int = field(default=1600, metadata=_limits(80, 48000))
+    buffer_frames: int = field(default=480, metadata=_limits(80, 48000))
     pre_roll_s: float = field(default=5.0, metadata=_limits(0, 20))
     ring_s: float = field(default=30.0, metadata=_limits(20, 120))
     sync_s: float = field(default=5.0, metadata=_limits(1, 60))

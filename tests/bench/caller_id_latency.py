@@ -91,7 +91,7 @@ def _frames(work: Path, buffer: int, count: int, progress: Callable[[float], Non
         told_ms = []
         for number in range(count):
             progress(number / count)
-            for _ in range(4):
+            for _ in range(8):
                 pins.set(1, "ring", True)
                 time.sleep(0.031)
                 pins.set(1, "ring", False)
