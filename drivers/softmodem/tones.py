@@ -44,9 +44,9 @@ _VOICE = (250.0, 1000.0)  # Hz: where voices and music are, and data signals are
 _VOICE_PART = 0.3  # of the sound
 _VOICE_LEVEL_DBM0 = -45.0
 _VOICE_OVER = 6.0  # the steady noise of the line
-_VOICE_LOOKS, _VOICE_OF = 10, 25
+_VOICE_LOOKS, _VOICE_OF = 8, 25
 _FLOOR_BLOCKS = 80  # 8 s
-_TONAL = 0.85  # of the sound is two lines: a key or a tone of another plan
+_TONAL = 0.93  # of the sound is two lines: a key or a tone of another plan
 _VOICE_GONE = 100  # looks
 _VOICE_AGAIN = 500
 
