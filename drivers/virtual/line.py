@@ -920,6 +920,10 @@ class VirtualLine:
         """Give the stretches that the codec does not deliver: first frame and number of frames."""
         return [(self._frame(at_ns), self._frame(duration_ns)) for at_ns, duration_ns in self._run.lost]
 
+    def frames(self) -> list[tuple[int, int]]:
+        """Give when caller-ID frames are on the wire: beginning and end of each."""
+        return [(sound.at_ns, sound.end_ns) for sound in self._run.sounds if isinstance(sound.what, fsk.Frame)]
+
     def pcm(self, from_sample: int, frames: int) -> bytes:
         """Give the sound that the codec hears: mono S16LE. The same frames whatever the order and size of blocks."""
         blocks = []

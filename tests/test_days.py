@@ -1,0 +1,27 @@
+"""A Number Display day in stepped time: as many calls as were made, no phantom, and no frame in a recording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from drivers.virtual import scenario as story
+from firmware.simulate import BASE_NS, check, results, stepped
+from tests.days import number_display_day
+
+
+@pytest.mark.parametrize("calls", [12, pytest.param(200, marks=pytest.mark.realtime)])
+def test_number_display_day(calls: int, tmp_path: Path) -> None:
+    scenario = story.parse(number_display_day(1, calls), tmp_path / "day.txt")
+    line = stepped(scenario, tmp_path / "data")
+    assert check(scenario, tmp_path / "data") == []
+    frames = line.frames()
+    filed, _ = results(tmp_path / "data")
+    assert len(frames) >= sum(call["caller"]["presentation"] != "not_received" for call in filed) > 0
+    for call in filed:
+        recording = call["recording"]
+        if recording:
+            from_ns = recording["from_ns"] - BASE_NS
+            until_ns = from_ns + round(recording["duration_s"] * 1e9)
+            assert not [frame for frame in frames if frame[0] < until_ns and frame[1] > from_ns + 10_000_000]
