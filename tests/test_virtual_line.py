@@ -412,3 +412,173 @@ def test_a_long_day_takes_little_memory() -> None:
     tracemalloc.stop()
     assert count > 60 * 100
     assert peak < 10_000_000
+
+
+# The wire's voltage, and the states at the start
+
+
+@pytest.mark.parametrize("idle_v", [24, 48])
+def test_volts_and_comparators(idle_v: int) -> None:
+    line = a_line(f"idle {idle_v} V\n2 lift\n5 lift second phone\n8 hang up second phone\n9 cut line\nend 12")
+    assert [line.volts(round(at * SECOND)) for at in (1, 3, 6, 8.5, 10)] == [idle_v, 8, 6, 8, 0]
+    assert edges(line, "loop")[-1][1] is True
+    ringing = a_line(f"idle {idle_v} V\n2 call no-id\n12 give up")
+    swing = [ringing.volts(2 * SECOND + at * MS) for at in range(1000)]
+    assert max(swing) == pytest.approx(idle_v + 106, abs=1)
+    assert min(swing) == pytest.approx(idle_v - 106, abs=1)
+    assert all(until - since < 50 * MS for since, until in stretches(ringing, "loop", True))
+
+
+def test_volts_turn_with_the_polarity() -> None:
+    text = "number display\n2 call from 03-0000-1234\n20 give up"
+    assert [round(a_line(text).volts(at * SECOND)) for at in (1, 2, 3)][:2] == [48, 48]
+    assert a_line(text).volts(2_500 * MS) == -48
+    swapped = a_line("wires swapped\n" + text)
+    assert swapped.initial()["polarity"] is True
+    assert [swapped.volts(at) for at in (1 * SECOND, 2_500 * MS)] == [-48, 48]
+    assert [active for _, active in edges(swapped, "polarity")] == [False, True]
+
+
+def test_states_at_the_start() -> None:
+    cut = a_line("0 already cut\n5 restore line")
+    assert cut.initial() == {"loop": True, "ring": False, "line_present": False, "polarity": False}
+    assert edges(cut, "line_present") == [(5 * SECOND, True)]
+    ringing = a_line("0 already ringing\n5 give up")
+    assert [round(first) for first, _ in bursts(ringing)] == [0, 3]
+    handshake = a_line("number display\n0 already in handshake 03-0000-1234\n9 give up")
+    assert handshake.initial() == {"loop": True, "ring": False, "line_present": True, "polarity": True}
+    assert [due.number for due in dues(handshake) if due.kind == "caller_id"] == ["0300001234"]
+    assert edges(handshake, "loop")[0][0] == pytest.approx(1.56 * SECOND, abs=20 * MS)
+
+
+# Dialling, and several phones
+
+
+@pytest.mark.parametrize(("speed", "break_ms", "make_ms", "pause_ms"), [(10, 67, 33, 600), (20, 33, 17, 450)])
+def test_pulses(speed: int, break_ms: int, make_ms: int, pause_ms: int) -> None:
+    line = a_line(f"2 lift\n4 pulse 30 at {speed}\n15 hang up")
+    broken = [stretch for stretch in stretches(line, "loop", False) if 3.9 * SECOND < stretch[0] < 14 * SECOND]
+    assert [until - since for since, until in broken] == [break_ms * MS] * 13
+    gaps = [(after[0] - before[1]) // MS for before, after in itertools.pairwise(broken)]
+    assert [gap for gap in gaps if gap != make_ms] == [gaps[2]]
+    assert gaps[2] >= pause_ms
+    assert tones_hz(line, broken[-1][1] / SECOND + 2.1, broken[-1][1] / SECOND + 2.9, 1) == [400]
+
+
+def test_a_second_phone_keeps_the_loop_closed() -> None:
+    line = a_line("2 lift\n5 lift second phone\n8 hang up\n12 hang up second phone")
+    assert not [edge for edge in edges(line, "loop") if 2.1 * SECOND < edge[0] < 12 * SECOND]
+    line = a_line("2 call no-id\n4 lift second phone\n5 lift\n7 flash 0.6\n9 hang up\n12 hang up second phone")
+    assert not [edge for edge in edges(line, "loop") if 4.1 * SECOND < edge[0] < 12 * SECOND]
+
+
+def test_a_handset_left_up() -> None:
+    """Dial tone, busy tone, howler, and then nothing more."""
+    line = a_line("2 lift\nend 160")
+    assert [round(level_dbm0(line, at, at + 0.4)) for at in (10, 22.05, 81.05)] == [-15, -15, -15]
+    assert level_dbm0(line, 22.55, 22.95) < -55
+    assert level_dbm0(line, 90, 91) > -8
+    assert level_dbm0(line, 145, 146) < -55
+
+
+# Caller ID on the wire
+
+
+def test_frames_and_their_level() -> None:
+    line = a_line("number display\n0 primary answer 2\n2 call from 03-0000-1234\n14 give up")
+    ((begins_ns, ends_ns),) = line.frames()
+    assert begins_ns == 5_800 * MS
+    assert level_dbm0(line, begins_ns / SECOND + 0.01, ends_ns / SECOND - 0.01) == pytest.approx(-15, abs=0.3)
+    assert level_dbm0(line, begins_ns / SECOND - 0.2, begins_ns / SECOND) < -55
+
+
+@pytest.mark.parametrize(
+    ("text", "after_s"),
+    [
+        ("2 call from 03-0000-1234\n4.7 lift\n4.8 hang up", 0),
+        ("2 call from 03-0000-1234\n5.7 give up", 0.3),
+    ],
+)
+def test_a_frame_ends_when_the_handshake_does(text: str, after_s: float) -> None:
+    line = a_line(f"number display\n0 primary answer 1.7\n{text}\nend 20")
+    assert all(ends_ns - begins_ns < 0.36 * SECOND for begins_ns, ends_ns in line.frames())
+    if after_s:
+        ((_, ends_ns),) = line.frames()
+        assert ends_ns == 5_700 * MS
+
+
+def test_a_lift_cuts_the_frame_off() -> None:
+    line = a_line("country us\n2 call from 212-555-0123\n4.8 lift\n20 hang up")
+    assert [ends_ns for _, ends_ns in line.frames()] == [4_800 * MS]
+    assert [due.kind for due in dues(line)] == ["ring"]
+
+
+def test_noise_is_as_loud_as_said() -> None:
+    line = a_line("country us\n2 call from 212-555-0123 noisy -10\n14 give up")
+    ((begins_ns, ends_ns),) = line.frames()
+    assert level_dbm0(line, begins_ns / SECOND, ends_ns / SECOND) == pytest.approx(-5 + 0.4, abs=0.5)
+    assert not [due for due in dues(line) if due.kind == "caller_id"]
+
+
+def test_a_modem_hides_a_damaged_frame() -> None:
+    line = a_line("number display\n2 call from 03-0000-1234 damaged\n14 give up")
+    assert [due.presentation for due in dues(line) if due.kind == "caller_id"] == ["corrupt"]
+
+
+def test_call_waiting_mutes_the_voices() -> None:
+    talk = "2 call from 03-0000-1234\n9 lift\n"
+    for head, caller, muted_s in (("number display", "call waiting from 090-0000-5678", 12.2),):
+        line = a_line(f"{head}\n{talk}11 {caller}\n+0 far says order\n20 hang up")
+        frame = line.frames()[-1]
+        assert tones_hz(line, muted_s + 0.02, muted_s + 0.07, 2) == [850, 1630]
+        assert level_dbm0(line, muted_s + 0.23, muted_s + 0.41) < -50
+        assert frame[0] == pytest.approx((muted_s + 0.42) * SECOND, abs=1)
+        assert [due.number for due in dues(line) if due.kind == "caller_id"] == ["0300001234", "09000005678"]
+
+
+def test_call_waiting_elsewhere_is_alerted_and_acknowledged() -> None:
+    line = a_line("country us\n2 call from 212-555-0123\n9 lift\n11 call waiting from 212-555-0145\n20 hang up")
+    assert tones_hz(line, 12.01, 12.07, 2) == [2130, 2750]
+    assert tones_hz(line, 12.165, 12.215, 2) == [940, 1630]
+    assert line.frames()[-1][0] == 12_320 * MS
+
+
+# Other countries
+
+
+@pytest.mark.parametrize(
+    ("country", "on_s", "begins_s"), [("uk", [0, 0.6, 3, 3.6, 6], 3.4), ("etsi", [0, 5, 10], 2.0), ("us", [0, 6], 2.0)]
+)
+def test_cadences_of_countries(country: str, on_s: list[float], begins_s: float) -> None:
+    line = a_line(f"country {country}\n2 call withheld\n13 give up")
+    heard = [first for first, _ in bursts(line)]
+    assert heard[0] == pytest.approx(begins_s, abs=0.2)
+    begins = [first - heard[0] for first in heard][: len(on_s)]
+    assert begins == pytest.approx(on_s, abs=0.07)
+
+
+def test_british_caller_id_comes_before_the_first_ring() -> None:
+    line = a_line("country uk\n2 call from 020-7946-0123\n9 give up")
+    ((begins_ns, ends_ns),) = line.frames()
+    assert edges(line, "polarity")[0] == (2_005 * MS, True)
+    assert tones_hz(line, 2.16, 2.24, 2) == [2130, 2750]
+    assert begins_ns == 2_450 * MS
+    assert bursts(line)[0][0] > ends_ns / SECOND + 0.3
+    assert [due.kind for due in dues(line)][:2] == ["caller_id", "ring"]
+
+
+def test_a_distinctive_ring_is_told_by_the_modem() -> None:
+    line = a_line("country us\n2 call from 212-555-0123 distinctive\n11 give up")
+    assert [round(last - first, 1) for first, last in bursts(line)][:2] == pytest.approx([0.8, 0.8], abs=0.11)
+    assert [due.pattern for due in dues(line) if due.kind == "ring"] == ["B", "B"]
+
+
+def test_busy_and_fax_tones() -> None:
+    line = a_line("country uk\n2 lift\n3 dial 5\n6 far is busy\n12 hang up")
+    busy = [level_dbm0(line, 6.5 + at, 6.6 + at) > -30 for at in (0.05, 0.2, 0.45, 0.6, 0.8, 0.95, 1.2)]
+    assert busy == [True, True, False, False, True, True, False]
+    line = a_line("2 lift\n3 dial 5\n6 far answers\n7 far is a fax\n12 shop calls as a fax\n20 hang up")
+    assert tones_hz(line, 7.1, 9.9, 1) == [2100]
+    assert level_dbm0(line, 10.1, 11.9) < -55
+    assert tones_hz(line, 15.52, 15.98, 1) == [1100]
+    assert level_dbm0(line, 16.1, 18.9) < -55
