@@ -1,4 +1,4 @@
-"""python -m tests.bench [caller_id] [cpu] [lift] [listen] [memory] [stepped]: all of them where none is named."""
+"""python -m tests.bench [caller_id] [cpu] [detectors] [lift] [listen] [memory] [stepped]: all of them where none is named."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from drivers.virtual.broker import BrokerUnavailable
 from drivers.virtual.sound import SoundError
-from tests.bench import caller_id_latency, cpu, lift, listen, memory, stepped
+from tests.bench import caller_id_latency, cpu, detectors, lift, listen, memory, sensitivity, stepped
 from tests.bench.report import Table
 
 _BENCHES = {
@@ -25,6 +25,9 @@ _BENCHES = {
     "lift": lift.bench,
     "caller_id": caller_id_latency.bench,
     "listen": listen.bench,
+    "detectors": detectors.bench,
+    "sensitivity": sensitivity.bench,
+    "levels": sensitivity.levels,
     "memory": memory.bench,
     "cpu": cpu.bench,
 }
