@@ -68,10 +68,10 @@ class Measured:
 
     def cpu_s(self) -> float:
         """User and system time of all its threads, so far."""
-        return sum(_cpu_s(process.pid) for process in self.processes)
+        return sum(cpu_s(process.pid) for process in self.processes)
 
     def resident_mb(self) -> float:
-        return sum(_resident_mb(process.pid) for process in self.processes)
+        return sum(resident_mb(process.pid) for process in self.processes)
 
 
 class UnitProcess(Measured):
@@ -154,12 +154,12 @@ def arecord_flac(wire: Wire, path: Path) -> Measured:
     return Measured(arecord, flac)
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
 
 
-def _resident_mb(pid: int) -> float:
+def resident_mb(pid: int) -> float:
     for text in Path(f"/proc/{pid}/status").read_text().splitlines():
         if text.startswith("VmRSS:"):
             return int(text.split()[1]) / 1000 * 1.024
