@@ -1,4 +1,4 @@
-"""python -m tests.bench [caller_id] [cpu] [detectors] [lift] [listen] [memory] [stepped]: all of them where none is named."""
+"""python -m tests.bench [NAME ...]: all benches where none is named."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ _BENCHES = {
     "lift": lift.bench,
     "caller_id": caller_id_latency.bench,
     "listen": listen.bench,
+    "dtmf": dtmf.bench,
+    "false_facts": false_facts.bench,
     "detectors": detectors.bench,
     "sensitivity": sensitivity.bench,
     "levels": sensitivity.levels,
