@@ -158,8 +158,8 @@ def _table(counts: dict[str, Counter[str]], hours: dict[str, float], cpu: dict[s
         title="False facts",
         how=(
             "Speech of five languages (asterisk-core-sounds) and the shared recordings, shuffled, at levels from -25 "
-            "dB to clipping; music on hold; six voices at once; white, pink, brown noise and hum. Aim: no caller, no key, "
-            f"at most one tone an hour (here {most:.1f}). CPU of one core: "
+            "dB to clipping; music on hold; six voices at once; white, pink, brown noise and hum. Aim: no caller, no "
+            f"key, at most one tone an hour (here {most:.1f}). CPU of one core: "
             f"keys {shares['dtmf']:.2f} %, tones {shares['tones']:.2f} %, caller ID {shares['fsk']:.2f} %."
         ),
         columns=("sound", "hours", *kinds),
