@@ -190,7 +190,8 @@ class FskReceiver:
         for pair, start in reader.starts.items():
             tones = _Tones(self._cut(int(start) - 120, self._gated), pair)
             first = start - max(int(start) - 120, self._until - self._fill)
-            for reading in (tones.in_step(first), tones.by_character(first)):
+            characters = tones.by_character(first)
+            for reading in (tones.in_step(first, characters), characters):
                 standard: FskStandard = "jp" if reading.octets[:1] == b"\x90" else _of_pair(reader.pair)
                 missing = missing_octets(reading.octets, standard) if standard in self._standards else -1
                 if missing < 0:
@@ -279,12 +280,19 @@ class _Tones:
         space = np.abs(self._space[_BIT:] - self._space[:-_BIT])
         self.difference: Reals = mark - space  # for a bit that begins here: mark above 0
 
-    def in_step(self, start: float) -> _Reading:
+    def in_step(self, start: float, characters: _Reading) -> _Reading:
         """Read bits of even length, judged together. start: frame of the first start bit."""
-        begin, length = self._clock(start * _FINE)
-        bits, events, strengths = self._bits(begin, length)
-        begin, length = self._tuned(begin, length, bits)
-        bits, events, strengths = self._bits(begin, length)
+        clocks = [self._clock(start * _FINE)]
+        ends = np.array(characters.ends) * _FINE
+        if len(ends) > 3:  # characters that followed each other at once tell the clock too
+            pitch, first = np.polyfit(np.arange(len(ends)) + 1, ends, 1)
+            if abs(pitch / (10 * _BIT) - 1) < 0.015:
+                clocks.append((float(first), float(pitch) / 10))
+        heard = []
+        for begin, length in clocks:
+            begin, length = self._tuned(begin, length, self._bits(begin, length)[0])
+            heard.append((*self._bits(begin, length), begin, length))
+        bits, events, strengths, begin, length = max(heard, key=lambda one: float(one[2].mean()))
         return _slice(bits, events, strengths, (begin - _LEAD_BITS * length) / _FINE, length / _FINE)
 
     def by_character(self, start: float) -> _Reading:
