@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from drivers.virtual.broker import BrokerUnavailable
 from drivers.virtual.sound import SoundError
-from tests.bench import caller_id_latency, cpu, detectors, lift, listen, memory, sensitivity, stepped
+from tests.bench import caller_id_latency, cpu, detectors, dtmf, false_facts, lift, listen, memory, sensitivity, stepped
 from tests.bench.report import Table
 
 _BENCHES = {
