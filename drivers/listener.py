@@ -184,7 +184,10 @@ def main(descriptor: int, rate_hz: int, lines: list[str]) -> None:
     """The process: blocks in, signals out, until the parent's end of the socket is closed."""
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the unit's whole group; the unit ends this by its socket
         signal.signal(number, signal.SIG_IGN)
-    os.nice(_NICE)
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, _NICE)
+    except PermissionError:
+        pass  # a service manager may forbid it; then it runs like the unit itself
     from drivers.softmodem.listener import SoftModem  # noqa: PLC0415  the unit itself must not load numpy for this
 
     modems = {}
