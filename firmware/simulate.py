@@ -113,7 +113,7 @@ class _Stepper:
 
     def _boot(self) -> None:
         self._boots += 1
-        self._text = ModemText(1)
+        self._text = ModemText(1, self._scenario.country)
         self._listener = SoftModem(1, self._scenario.country, self._rate_hz)
         self.unit = Unit(
             self._settings,
@@ -263,7 +263,7 @@ def modem_bytes(dialect: Dialect | None, due: ModemBytesDue) -> bytes:
     if due.kind == "raw" or dialect is None:
         return due.raw
     if due.kind == "ring":
-        return ring_bytes()
+        return ring_bytes(due.pattern)
     return caller_id_bytes(dialect, due.number, due.presentation, due.name, due.date_raw or "")
 
 
@@ -378,7 +378,7 @@ class LiveUnit:
     @staticmethod
     def _modem_says(modem: VirtualModem, due: ModemBytesDue) -> None:
         if due.kind == "ring":
-            modem.ring()
+            modem.ring(due.pattern)
         elif due.kind == "caller_id":
             modem.caller_id(due.number, due.presentation, due.name, due.date_raw or "")
         else:

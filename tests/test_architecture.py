@@ -16,8 +16,8 @@ def diagram() -> str:
     arrows: dict[tuple[State, State], list[str]] = {}
     for (state, _), rule in TABLE.items():
         for to in rule.to:
-            if to is not state and rule.label not in arrows.setdefault((state, to), []):
-                arrows[state, to].append(rule.label)
+            if to is not state and rule.label_to(to) not in arrows.setdefault((state, to), []):
+                arrows[state, to].append(rule.label_to(to))
     lines = ["stateDiagram-v2", "    [*] --> idle"]
     order = list(State)
     for (state, to), labels in sorted(arrows.items(), key=lambda a: (order.index(a[0][0]), order.index(a[0][1]))):

@@ -76,7 +76,7 @@ def test_every_change_of_state_is_told_with_its_rule(path: Path, tmp_path: Path)
         text = "\n".join(told(account) for account in explained)
         for step in done:
             for judged in step.judged:
-                rule = TABLE[judged.before, type(judged.fact)].label
+                rule = TABLE[judged.before, type(judged.fact)].label_to(judged.after)
                 if judged.after is not judged.before and rule:
                     states = f"{judged.before.value} -> {judged.after.value}".replace("_", " ")
                     assert f"{states}: {rule}" in text

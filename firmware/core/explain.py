@@ -269,7 +269,7 @@ class _Words:
 
 
 def _rule(judged: Judged) -> str:
-    return TABLE[judged.before, type(judged.fact)].label
+    return TABLE[judged.before, type(judged.fact)].label_to(judged.after)
 
 
 def _name(of: object) -> str:

@@ -641,7 +641,7 @@ def _answered(line: Line, at_ns: int) -> State:
         line._call = call = replace(call, rings=call.rings + (not same_ring), bursts=bursts)
         line._burst_ns = None
     # A modem can tell of the ring within the 100 ms that a lift takes to be one.
-    line._sound = _Sound()
+    line._sound = _Sound(listening=line._sound.listening)
     line._call = call = replace(call, answered_ns=max(at_ns, call.opened_ns), answer_evidence="loop")
     line._save(call, event("call.answered", call, at_ns))
     line._used(at_ns)
@@ -946,11 +946,12 @@ def _caller_before_ring(line: Line, fact: CallerIdReceived) -> State:
     """No ring yet: the block of a call that is about to ring. A frame is sent to an idle line only, so it cannot be
     the late report of a call that was up.
     """
-    if fact.presentation == "corrupt" or fact.call_waiting or (fact.until_ns or fact.at_ns) <= line._ended_ns:
+    until_ns = max(fact.at_ns, fact.until_ns or 0)
+    if fact.presentation == "corrupt" or fact.call_waiting or until_ns <= line._ended_ns:
         return State.IDLE  # noise can look like the beginning of a frame; a call of it rings
-    line._call = call = line._open(fact.at_ns, "incoming")
-    line._save(call, event("call.ringing", call, fact.at_ns))
-    line._timers["ringing_over"] = (fact.until_ns or fact.at_ns) + line.config.ring_over_ms * _MS
+    line._call = call = line._open(max(fact.at_ns, line._ended_ns), "incoming")
+    line._save(call, event("call.ringing", call, call.opened_ns))
+    line._timers["ringing_over"] = until_ns + line.config.ring_over_ms * _MS
     line.state = State.RINGING
     return _caller(line, fact)
 
@@ -1020,7 +1021,12 @@ def _ignore(line: Line, fact: Fact) -> State:
 class Rule(NamedTuple):
     do: Callable[[Line, Any], State]
     to: tuple[State, ...]
-    label: str  # for the diagram; empty: the fact changes no state and is not drawn
+    label: str  # for people; empty: the fact changes no state. With " / " a part for each of `to`, else one for all
+
+    def label_to(self, state: State) -> str:
+        """What the way to this state is called."""
+        parts = self.label.split(" / ")
+        return parts[self.to.index(state)] if len(parts) > 1 else self.label
 
 
 def _stay(state: State, do: Callable[[Line, Any], State]) -> Rule:
@@ -1035,16 +1041,24 @@ def _table() -> Mapping[tuple[State, type], Rule]:
     up = (s.IN_CALL, s.DIALLING)
     rules: dict[tuple[State, type], Rule] = {
         (s.IDLE, RingBurst): Rule(_ring_opens_call, (s.RINGING,), "ring burst"),
-        (s.IDLE, ModemRing): Rule(_modem_ring_opens_call, (s.RINGING, s.IDLE), "modem says RING"),
-        (s.IDLE, CallerIdReceived): Rule(_caller_before_ring, (s.RINGING, s.IDLE), "caller ID before ring"),
-        (s.IDLE, OffHook): Rule(_lift_to_dial, (s.DIALLING, s.IN_CALL, s.CID_HANDSHAKE), "off-hook / joined late"),
+        (s.IDLE, ModemRing): Rule(_modem_ring_opens_call, (s.RINGING, s.IDLE), "modem says RING / late report"),
+        (s.IDLE, CallerIdReceived): Rule(
+            _caller_before_ring, (s.RINGING, s.IDLE), "caller ID before ring / a frame of no call"
+        ),
+        (s.IDLE, OffHook): Rule(
+            _lift_to_dial,
+            (s.DIALLING, s.IN_CALL, s.CID_HANDSHAKE),
+            "off-hook / found off-hook: joined late / found off-hook: call or primary answer",
+        ),
         (s.IDLE, LineCut): Rule(_cut_idle, (s.LINE_CUT,), "line cut"),
         (s.IDLE, PolarityEdge): _stay(s.IDLE, _polarity_idle),
         (s.RINGING, RingBurst): _stay(s.RINGING, _ring_goes_on),
         (s.RINGING, RingBurstOver): _stay(s.RINGING, _burst_over),
         (s.RINGING, RingingOver): Rule(_ringing_over, (s.IDLE,), "no burst for 6 s: missed"),
         (s.RINGING, OffHook): Rule(
-            _lift, (s.IN_CALL, s.CID_HANDSHAKE, s.DIALLING), "off-hook / in the start signal / no ring came"
+            _lift,
+            (s.IN_CALL, s.CID_HANDSHAKE, s.DIALLING),
+            "off-hook: answered / off-hook in the start signal / off-hook, and no ring had come",
         ),
         (s.RINGING, LineCut): Rule(_cut_ringing, (s.LINE_CUT,), "line cut: missed"),
         (s.RINGING, CallerIdReceived): _stay(s.RINGING, _caller),
@@ -1057,12 +1071,14 @@ def _table() -> Mapping[tuple[State, type], Rule]:
         (s.CID_HANDSHAKE, HandshakeOver): Rule(_handshake_was_answer, (s.IN_CALL,), "still closed: answered"),
         (s.CID_HANDSHAKE, LineCut): Rule(_cut_in_handshake, (s.LINE_CUT,), "line cut: missed"),
         (s.CID_HANDSHAKE, CallerIdReceived): _stay(s.CID_HANDSHAKE, _caller),
-        (s.DIALLING, PolarityEdge): Rule(_far_end_answers, (s.IN_CALL, s.DIALLING), "polarity reversal: answered"),
+        (s.DIALLING, PolarityEdge): Rule(
+            _far_end_answers, (s.IN_CALL, s.DIALLING), "polarity reversal: answered / reversal of seizure or release"
+        ),
         (s.DIALLING, VoiceHeard): Rule(
-            _voice_while_dialling, (s.IN_CALL, s.DIALLING), "voice after ringback: answered"
+            _voice_while_dialling, (s.IN_CALL, s.DIALLING), "voice after ringback: answered / voice"
         ),
         (s.DIALLING, ToneHeard): Rule(
-            _tone_while_dialling, (s.IN_CALL, s.DIALLING), "ringback over, voice heard: answered"
+            _tone_while_dialling, (s.IN_CALL, s.DIALLING), "ringback over, voice heard: answered / tone"
         ),
         (s.DIALLING, DialPulses): _stay(s.DIALLING, _pulses_dial),
         (s.DIALLING, KeyHeard): _stay(s.DIALLING, _key_dials),
@@ -1073,13 +1089,13 @@ def _table() -> Mapping[tuple[State, type], Rule]:
         (s.FLASH, Unused): _stay(s.FLASH, _later),
         (s.HELD_OPEN, OnHook): Rule(_put_down, (s.IDLE,), "put down at last"),
         (s.HELD_OPEN, LineCut): Rule(_cut_idle, (s.LINE_CUT,), "line cut"),
-        (s.HELD_OPEN, VoiceHeard): Rule(_voice_held_open, (s.IN_CALL, s.HELD_OPEN), "voice again"),
+        (s.HELD_OPEN, VoiceHeard): Rule(_voice_held_open, (s.IN_CALL, s.HELD_OPEN), "voice again / voice in the room"),
         (s.LINE_CUT, LineBack): Rule(_put_down, (s.IDLE,), "line back"),
     }
     for state in up:
         rules[state, LoopBroken] = Rule(_may_be_flash, (s.FLASH,), "loop open 300 ms")
         rules[state, LoopMended] = _stay(state, _mended)
-        rules[state, Unused] = Rule(_unused, (s.HELD_OPEN, state), "30 min without voice")
+        rules[state, Unused] = Rule(_unused, (s.HELD_OPEN, state), "30 min without voice / nobody listens")
     for state in (*up, s.FLASH):
         rules[state, OnHook] = Rule(_hang_up, (s.IDLE,), "loop open 1.25 s: hang-up")
         rules[state, LineCut] = Rule(_cut_in_call, (s.LINE_CUT,), "line cut")
