@@ -114,7 +114,7 @@ class KeyHeard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToneHeard:
-    """A signalling tone was heard. Told when it is recognised, again at its fourth cycle, and at its end.
+    """A signalling tone was heard. Told when it is recognised, at its second and fourth cycle, and at its end.
 
     at_ns: where its first cycle began; until_ns: where what was heard of it ends; cycles: on-periods heard so far (a
     continuous tone: 1); over: the tone has ended.

@@ -694,21 +694,33 @@ def test_nobody_claims_an_unused_line_without_a_listener() -> None:
     assert bench.now_in(State.IN_CALL)
 
 
-def test_call_waiting_is_told_once_and_corrected() -> None:
+def test_call_waiting_is_told_once() -> None:
     bench = Bench()
     bench.ring(1000)
     bench.modem(1500)
     bench.loop(3000, True)
-    bench.tone(15_000, "call_waiting", 15_500)
+    bench.tone(15_000, "call_waiting", 15_500, over=False)
     bench.give(heard_on_line(15_900, 16_400, "0300005678", call_waiting=True))
     bench.modem(16_600, "0300005678")
-    bench.tone(23_500, "call_waiting", 24_000)
-    bench.loop(30_000, False)
+    bench.tone(15_000, "call_waiting", 24_000, cycles=2, over=False)
+    bench.tone(15_000, "call_waiting", 32_000, cycles=3)
+    bench.loop(50_000, False)
     bench.to(60_000)
     (call,) = bench.calls
     assert call.caller.raw == "0300001234"
     assert [(m.kind, m.detail) for m in call.marks if m.kind == "call_waiting"] == [("call_waiting", "0300005678")]
-    assert bench.events.count("call.waiting") == 2
+    assert bench.events.count("call.waiting") == 1
+
+
+@pytest.mark.parametrize(("cycles", "told"), [(1, 0), (2, 1)])
+def test_a_waiting_call_without_number_is_told_at_the_second_tone(cycles: int, told: int) -> None:
+    bench = Bench()
+    bench.ring(1000)
+    bench.loop(3000, True)
+    bench.tone(15_000, "call_waiting", 15_500 + 8500 * (cycles - 1), cycles=cycles)
+    bench.loop(50_000, False)
+    bench.to(60_000)
+    assert bench.events.count("call.waiting") == told
 
 
 # -- who calls

@@ -55,9 +55,9 @@ def tones(found: list[Found]) -> list[tuple[Tone, int, bool]]:
 
 
 def told(tone: Tone, first: int, last: int) -> list[tuple[Tone, int, bool]]:
-    """When recognised, at the fourth cycle, at the end."""
-    fourth: list[tuple[Tone, int, bool]] = [(tone, 4, False)] if first < 4 <= last else []
-    return [(tone, first, False), *fourth, (tone, last, True)]
+    """When recognised, at the second and fourth cycle, at the end."""
+    again: list[tuple[Tone, int, bool]] = [(tone, count, False) for count in (2, 4) if first < count <= last]
+    return [(tone, first, False), *again, (tone, last, True)]
 
 
 PLAN: list[tuple[Country, Tone, Sound, int, int]] = [
@@ -163,7 +163,7 @@ def test_ringback_then_an_answer_is_over_and_a_voice() -> None:
     rng = np.random.default_rng(6)
     sound = np.concatenate([cadence((400,), (1, 2), 2, modulated_hz=16)[:-RATE_HZ], _voice(rng, 4.0)])
     found = heard("jp", sound, 4)
-    assert tones(found) == [("ringback", 1, False), ("ringback", 2, True)]
+    assert tones(found) == [("ringback", 1, False), ("ringback", 2, False), ("ringback", 2, True)]
     (voice,) = [each for each in found if isinstance(each, VoiceFound)]
     assert 5.4 < voice.from_frame / RATE_HZ < 6.0
 

@@ -38,7 +38,7 @@ _RESOLVED = 2400  # frames it takes to tell a tone from its modulation
 _FINE = 16384  # points of that look
 _SOUND = (300.0, 3800.0)  # Hz: above hum, below the codec's edge
 _SETTLED = 15  # looks of silence that end a tone of unknown cadence
-_TOLD_AGAIN = 4  # cycles
+_TOLD_AGAIN = (2, 4)  # cycles: a second one makes one sound of 0.5 s a signal; four of busy tone, a far end that left
 
 _VOICE = (250.0, 1000.0)  # Hz: where voices and music are, and data signals are not
 _VOICE_PART = 0.3  # of the sound
@@ -335,7 +335,7 @@ class ToneReceiver:
             if heard.match is not None and heard.match.count:
                 heard.until = stretch.until
                 heard.cycles += 1
-                if heard.cycles == _TOLD_AGAIN:
+                if heard.cycles in _TOLD_AGAIN:
                     yield self._told(heard)
             else:
                 yield from self._over(track)

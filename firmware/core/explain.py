@@ -198,7 +198,7 @@ class _Words:
         parts += [said for command in entry.step.commands if (said := self._command(command))]
         if not parts:
             state = entry.step.judged[-1].after.value.replace("_", " ") if entry.step.judged else ""
-            return f"changes nothing in {state}" if state else "changes nothing"
+            return f"changes nothing ({state})" if state else "changes nothing"
         return "; ".join(parts)
 
     def of(self, name: str, value: Any, of: str = "") -> str:

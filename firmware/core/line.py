@@ -831,17 +831,16 @@ def _tone(line: Line, fact: ToneHeard) -> State:
             sound.cng_cycles = max(sound.cng_cycles, fact.cycles)
         case "ced":
             sound.ced = True
-        case "call_waiting" if not known and line.state is not State.DIALLING:
-            _alerted(line, fact.at_ns)
+        case "call_waiting" if fact.cycles >= 2 and line.state is not State.DIALLING:
+            _alerted(line, fact.at_ns)  # speech can hold one such tone by chance
         case _:
             pass
     return line.state
 
 
 def _alerted(line: Line, at_ns: int) -> None:
-    """The call-waiting tone: a second caller. The tone comes again every few seconds for the same one."""
-    if at_ns - line._waiting_ns < _ONE_WAITING_NS:
-        line._waiting_ns = at_ns
+    """The call-waiting tone; a frame has told who waits, or has not."""
+    if abs(at_ns - line._waiting_ns) < _ONE_WAITING_NS:
         return
     line._waiting, line._waiting_ns = (), at_ns
     _tell_waiting(line, at_ns, correction=False)
@@ -964,7 +963,7 @@ def _caller_in_call(line: Line, fact: CallerIdReceived) -> State:
         return _caller(line, fact)
     if fact.presentation == "corrupt":
         return line.state  # speech can look like the beginning of a frame; the alert tone tells of a waiting call
-    same = fact.at_ns - line._waiting_ns < _ONE_WAITING_NS
+    same = abs(fact.at_ns - line._waiting_ns) < _ONE_WAITING_NS
     known = merge(line._waiting, line.config.country)
     line._waiting = (*(line._waiting if same else ()), fact)[:_MOST_HEARD]
     line._call = replace(call, heard=(*call.heard, heard(fact))[:_MOST_HEARD])
