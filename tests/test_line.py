@@ -557,6 +557,18 @@ def test_the_dialled_number_is_what_was_keyed_before_the_answer() -> None:
     assert bench.events[:3] == ["call.dialled", "call.dialled", "call.answered"]
 
 
+def test_what_is_keyed_behind_a_voice_is_not_the_number() -> None:
+    bench = Bench()
+    bench.loop(1000, True)
+    bench.keys(3000, "0300005678")
+    bench.voice(6000)  # a menu, and no ringback was heard
+    bench.keys(7000, "98765")
+    bench.loop(31_000, False)
+    bench.to(60_000)
+    (call,) = bench.calls
+    assert call.dialled is not None and (call.dialled.raw, call.keyed) == ("0300005678", 5)
+
+
 @pytest.mark.parametrize("pps", [10, 20])
 def test_pulses_dial(pps: int) -> None:
     bench = Bench()

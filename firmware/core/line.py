@@ -73,6 +73,7 @@ _MOST_HEARD = 8
 _MOST_DIGITS = 40
 # The dialled number is complete when no digit has followed for so long; what is keyed later is the call's own.
 _NUMBER_OVER_NS = 8000 * _MS
+_WHOLE_NUMBER = 10  # digits; a voice behind so many ends the number at once
 # The alert of a waiting call, the modem's report and the frame heard on the line belong together within this.
 _ONE_WAITING_NS = 10_000 * _MS
 # Polarity turns before the start signal; what turned this long before the first ring belongs to the call.
@@ -778,6 +779,8 @@ def _keyed(line: Line, fact: KeyHeard) -> State:
 
 
 def _voice_while_dialling(line: Line, fact: VoiceHeard) -> State:
+    if len(line._digits) >= _WHOLE_NUMBER and fact.at_ns > line._last_digit_ns:
+        line._number_is_over(fact.at_ns)  # it may be the far end's menu: what is keyed now is not the number
     _voice(line, fact)
     return _answered_by_tones(line)
 
