@@ -1,6 +1,6 @@
 """The listener: the soft modems of all lines in a process of their own, on a copy of the sound.
 
-Late, wrong or dead, it touches nothing else: blocks that it cannot take at once are dropped and counted, and it is
+Late or dead, it stops nothing else: blocks that it cannot take at once are dropped and counted, and it is
 started again when it ended or hangs. `python -m drivers.listener` is that process; it ends with its parent.
 """
 

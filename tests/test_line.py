@@ -815,6 +815,49 @@ def test_keys_of_a_call_are_no_caller_id() -> None:
     assert "1234" not in repr(bench.calls) and not bench.calls[0].heard
 
 
+def test_what_is_told_late_is_of_the_call_before() -> None:
+    bench = Bench()
+    bench.loop(1000, True)
+    bench.loop(10_000, False)
+    bench.loop(12_000, True)
+    bench.to(12_500)
+    late = KeyHeard(at_ns=9000 * MS, line=1, key="4", until_ns=9080 * MS)
+    masked = bench.line.mask(late)
+    assert isinstance(masked, KeyHeard) and masked.key == "?"
+    bench.give(late)
+    bench.keys(13_000, "0300005678")
+    bench.loop(30_000, False)
+    bench.to(60_000)
+    dialled = bench.calls[1].dialled
+    assert dialled is not None and dialled.raw == "0300005678"
+
+
+@pytest.mark.parametrize(("number", "waiting"), [(None, False), ("0300005678", True)])
+def test_a_frame_in_a_talk_that_was_joined_names_no_caller(number: str | None, waiting: bool) -> None:
+    bench = Bench(number_display=True)
+    bench.loop(1000, True, initial=True)
+    bench.give(heard_on_line(3000, 3500, number, call_waiting=waiting))
+    bench.loop(30_000, False)
+    bench.to(60_000)
+    (call,) = bench.calls
+    assert (call.direction, call.outcome, call.caller.raw) == (None, "joined_late", None)
+    assert [s.keep for s in bench.stops] == [True]
+
+
+def test_a_caller_who_proves_to_be_another_is_recorded() -> None:
+    bench = Bench(number_display=True, unwanted=parse_list(["03-0000-5678"], "jp"))
+    bench.start_signal(1000)
+    bench.loop(2700, True)
+    bench.modem(3600, "0300005678")
+    bench.give(heard_on_line(3700, 4100, "0300001234"))
+    bench.loop(4300, False)
+    bench.ring(5800)
+    bench.loop(7000, True)
+    bench.loop(20_000, False)
+    bench.to(60_000)
+    assert bench.calls[0].recording is not None and bench.calls[0].no_recording is None
+
+
 def test_the_unit_starts_in_the_middle_of_a_handshake() -> None:
     bench = Bench(number_display=True)
     bench.loop(1000, True, initial=True)

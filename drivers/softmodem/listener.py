@@ -84,7 +84,8 @@ class SoftModem:
         self._taken += len(samples)
         samples = self._resampler.feed(samples)
         self._fed += len(samples)
-        signals: list[Signal] = [self._caller("line_fsk", frame) for frame in self._fsk.feed(samples)]
+        frames = [frame for frame in self._fsk.feed(samples) if not frame.message.message_waiting]  # nobody calls
+        signals: list[Signal] = [self._caller("line_fsk", frame) for frame in frames]
         for key in self._dtmf.feed(samples):
             at_ns, until_ns = self._time_of(key.from_frame), self._time_of(key.until_frame)
             signals.append(KeyHeard(at_ns=at_ns, line=self._line, key=key.key, until_ns=until_ns))

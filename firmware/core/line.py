@@ -281,7 +281,9 @@ class Line:
         card numbers. To be called before anything writes the input down.
         """
         match given:
-            case KeyHeard() if not (self._number_open and self.state is State.DIALLING):
+            case KeyHeard() if not (
+                self._number_open and self.state is State.DIALLING and given.at_ns >= self._loop_closed_ns
+            ):
                 return replace(given, key="?")
             case CallerIdReceived(source="line_dtmf") if self.state not in _BEFORE_ANSWER:
                 return replace(given, presentation="corrupt", number=None, name=None, redirecting=None, raw="")
@@ -296,6 +298,12 @@ class Line:
                 self._step(given)
             case CallerIdReceived(source="line_dtmf") if self.state not in _BEFORE_ANSWER:
                 pass  # keys that look like one
+            case CallerIdReceived(source="line_fsk" | "line_dtmf") if (given.until_ns or given.at_ns) <= self._ended_ns:
+                pass  # told late: it belongs to a call that is over
+            case KeyHeard() | ToneHeard() | CasHeard() | VoiceHeard() if (
+                given.at_ns < self._loop_closed_ns and self.state not in _BEFORE_ANSWER
+            ):
+                pass  # of before this call
             case KeyHeard() | ToneHeard() | CasHeard() | VoiceHeard():
                 self._sound.listening = True
                 self._step(given)
@@ -364,6 +372,8 @@ class Line:
         if listed(self._the_call().caller, self.config.do_not_record):
             self._call = replace(self._the_call(), no_recording="do_not_record")
             return
+        if self._the_call().no_recording == "do_not_record":  # better evidence says somebody else
+            self._call = replace(self._the_call(), no_recording="not_ended")
         from_ns = max(from_ns, self._quiet_ns)
         call_id = self._the_call().call_id
         self._recording = True
@@ -937,6 +947,8 @@ def _cut_in_handshake(line: Line, fact: LineCut) -> State:
 def _caller(line: Line, fact: CallerIdReceived) -> State:
     """Who calls, told before, between or after the rings, by the modem or by what is heard on the line."""
     if line._the_call().direction is None:  # nobody calls a closed loop: it is a primary answer's
+        if fact.presentation == "corrupt" or fact.call_waiting:
+            return line.state  # or of a talk that was joined late
         _was_a_handshake(line, fact.at_ns)
         if line.state is State.CID_HANDSHAKE:
             line._record(fact.at_ns)
