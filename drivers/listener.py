@@ -20,12 +20,8 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from drivers.signals import AudioBlock, DeviceLost, DeviceReady, Signal
-
-if TYPE_CHECKING:
-    from drivers.softmodem.listener import Country
+from drivers.signals import AudioBlock, Country, DeviceLost, DeviceReady, Signal
 
 _log = logging.getLogger(__name__)
 

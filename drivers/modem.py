@@ -18,8 +18,8 @@ from time import sleep
 import serial
 
 from drivers.modem_capture import Capture
-from drivers.modem_text import QUIET_NS, ModemText, Region
-from drivers.signals import CallerIdReceived, DeviceLost, DeviceReady, ModemRing, Signal
+from drivers.modem_text import QUIET_NS, ModemText
+from drivers.signals import CallerIdReceived, Country, DeviceLost, DeviceReady, ModemRing, Signal
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +65,11 @@ class _Model:
     """
 
     identity: str | None
-    region: dict[Region, tuple[str, ...]]
+    region: dict[Country, tuple[str, ...]]
     caution: tuple[str, str] | None = None
 
 
-_COUNTRY: dict[Region, tuple[str, ...]] = {
+_COUNTRY: dict[Country, tuple[str, ...]] = {
     "jp": ("AT+GCI=00",),
     "us": ("AT+GCI=B5",),
     "uk": ("AT+GCI=B4",),
@@ -165,7 +165,7 @@ class Modem:
         line: int,
         port: str,
         model: str = "auto",
-        region: Region = "jp",
+        region: Country = "jp",
         *,
         post: Callable[[Signal], None],
         capture: Path | None = None,

@@ -15,13 +15,21 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from drivers.signals import CallerIdReceived, CallerIdStandard, KeyHeard, LoopReport, ModemRing, Presentation, Signal
+from drivers.signals import (
+    CallerIdReceived,
+    CallerIdStandard,
+    Country,
+    KeyHeard,
+    LoopReport,
+    ModemRing,
+    Presentation,
+    Signal,
+)
 from drivers.softmodem import frames
 from drivers.softmodem.frames import Message
 
 QUIET_NS = 500_000_000
 LIMIT_BYTES = 4096  # of one line, and of the raw bytes kept of one block
-Region = Literal["jp", "us", "uk", "etsi"]
 
 # Spelling -> field. A new dialect is a row here, or in _FORMS, and a captured transcript in the tests.
 _SPELLINGS = {
@@ -100,7 +108,7 @@ class ModemText:
     floods: how often a line or a block outgrew LIMIT_BYTES and was cut. Thread: one at a time.
     """
 
-    def __init__(self, line: int, region: Region | None = None) -> None:
+    def __init__(self, line: int, region: Country | None = None) -> None:
         self.asked = False
         self.floods = 0
         self._line_number = line

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Presentation = Literal["allowed", "withheld", "unavailable", "payphone", "service_conflict", "not_received", "corrupt"]
+Country = Literal["jp", "us", "uk", "etsi"]
 Device = Literal["gpio", "modem", "codec", "listener"]
 CallerIdSource = Literal["line_fsk", "modem", "line_dtmf"]  # best first
 CallerIdStandard = Literal["bell202", "v23", "jp", "dtmf"]

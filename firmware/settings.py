@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from drivers.signals import Country
 from firmware.core.numbers import digits_of, e164
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
@@ -41,7 +42,7 @@ class LineSettings:
     codec: str  # ALSA or PortAudio device NAME, or a part of it; never an index
     modem: str | None = None  # a path, or a name below /dev/serial/by-id; absent: no modem on this line
     modem_model: Literal["auto", "usr5637", "cx93001", "isomodem", "generic"] = "auto"
-    country: Literal["jp", "us", "uk", "etsi"] = "jp"
+    country: Country = "jp"
     number_display: bool = True  # the line has NTT Number Display (or a gateway that behaves so)
     off_hook_ms: int = field(default=100, metadata=_limits(20, 1000))
     flash_min_ms: int = field(default=300, metadata=_limits(100, 1000))
@@ -165,7 +166,7 @@ def _check(settings: Settings, name: str) -> None:
             raise SettingsError(f"{name}: [[broker]] {broker.name}: cert_file and key_file must be given together.")
 
 
-def _can_call(entry: str, country: Literal["jp", "us", "uk", "etsi"]) -> bool:
+def _can_call(entry: str, country: Country) -> bool:
     """Whether a line could ever show this number: an entry that never matches would be recorded after all."""
     longest = 15 if country == "etsi" else 6  # such a line shows national numbers that have no E.164 form here
     return bool(e164(entry, country) or re.fullmatch(rf"[0-9*#]{{1,{longest}}}", digits_of(entry)))

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.signals import CallerIdReceived, CallerIdSource, Presentation
+from drivers.signals import CallerIdReceived, CallerIdSource, Country, Presentation
 from firmware.core.caller import Caller, Disagreement, listed, merge, parse_list
-from firmware.core.numbers import Country, as_dialled, digits_of, e164
+from firmware.core.numbers import as_dialled, digits_of, e164
 
 PRESENTATIONS = typing.get_args(Presentation)
 SOURCES = typing.get_args(CallerIdSource)

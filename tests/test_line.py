@@ -13,6 +13,7 @@ from drivers.signals import (
     ButtonPressed,
     CallerIdReceived,
     CasHeard,
+    Country,
     DeviceLost,
     KeyHeard,
     LinePresentEdge,
@@ -44,7 +45,6 @@ from firmware.core.line import (
     StopRecording,
     Unused,
 )
-from firmware.core.numbers import Country
 
 MS = 1_000_000
 FACTS = [

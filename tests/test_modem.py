@@ -20,9 +20,10 @@ from drivers import modem as driver
 from drivers import modem_capture
 from drivers.modem import Hearing, Modem, cut_power
 from drivers.modem_capture import Capture
-from drivers.modem_text import ModemText, Region
+from drivers.modem_text import ModemText
 from drivers.signals import (
     CallerIdReceived,
+    Country,
     DeviceLost,
     DeviceReady,
     KeyHeard,
@@ -86,7 +87,7 @@ def posted() -> Posted:
 def run(posted: Posted) -> Iterator[Callable[..., Modem]]:
     started: list[Modem] = []
 
-    def start(port: str, model: str = "auto", region: Region = "jp", capture: Path | None = None) -> Modem:
+    def start(port: str, model: str = "auto", region: Country = "jp", capture: Path | None = None) -> Modem:
         started.append(Modem(1, port, model, region, post=posted, capture=capture))
         started[-1].start()
         return started[-1]
@@ -710,7 +711,7 @@ def test_unknown_model_or_region_is_a_sentence() -> None:
     with pytest.raises(ValueError, match="use auto or one of: usr5637"):
         Modem(1, "/dev/null", "hayes", post=print)
     with pytest.raises(ValueError, match="use one of: jp, us, uk, etsi"):
-        Modem(1, "/dev/null", "auto", cast(Region, "mars"), post=print)
+        Modem(1, "/dev/null", "auto", cast(Country, "mars"), post=print)
 
 
 def test_close_before_start_and_while_waiting(plugged: Plugged, posted: Posted) -> None:

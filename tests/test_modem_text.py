@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers.modem_text import LIMIT_BYTES, QUIET_NS, ModemText, Region
-from drivers.signals import CallerIdReceived, KeyHeard, LoopReport, ModemRing, Presentation, Signal
+from drivers.modem_text import LIMIT_BYTES, QUIET_NS, ModemText
+from drivers.signals import CallerIdReceived, Country, KeyHeard, LoopReport, ModemRing, Presentation, Signal
 from drivers.virtual.modem import Dialect, caller_id_bytes, ring_bytes
 
 DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
@@ -292,7 +292,7 @@ def test_what_parameter_03_is_depends_on_the_region() -> None:
     both = b"NMBR = 0300001234\r\n" + lone
     message = bytes.fromhex("8012") + b"\x02\x070300001\x03\x075550123"
     whole = b"MESG = " + (message + bytes((-sum(message) % 256,))).hex().encode() + b"\r\n"
-    regions: tuple[Region | None, ...] = ("jp", "us", "uk", "etsi", None)
+    regions: tuple[Country | None, ...] = ("jp", "us", "uk", "etsi", None)
     for region in regions:
         abroad = region not in ("us", None)
         cases = ((lone, None if abroad else "5550123"), (both, "0300001234"), (whole, "0300001"))

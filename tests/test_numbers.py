@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from phonenumbers import PhoneNumber, PhoneNumberFormat, PhoneNumberType, geocoder
 from phonenumbers.geodata import GEOCODE_DATA
 
+from drivers.signals import Country
 from firmware.core import numbering
 from firmware.core.numbers import (
-    Country,
     Dialled,
     Kind,
     Region,

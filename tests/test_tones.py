@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from drivers.signals import Tone
+from drivers.signals import Country, Tone
 from drivers.softmodem.dtmf import FULL_SCALE_DBM0, RATE_HZ
-from drivers.softmodem.tones import CasFound, Country, Found, ToneFound, ToneReceiver, VoiceFound
+from drivers.softmodem.tones import CasFound, Found, ToneFound, ToneReceiver, VoiceFound
 
 Sound = NDArray[np.float64]
 DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from math import gcd
-from typing import Literal
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from drivers.signals import (
     CallerIdReceived,
     CallerIdSource,
     CasHeard,
+    Country,
     KeyHeard,
     Signal,
     ToneHeard,
@@ -22,7 +22,6 @@ from drivers.softmodem.dtmf import DtmfCallerId, DtmfReceiver, KeyedMessage
 from drivers.softmodem.fsk import Frame, FskReceiver
 from drivers.softmodem.tones import CasFound, ToneFound, ToneReceiver, VoiceFound
 
-Country = Literal["jp", "us", "uk", "etsi"]
 Samples = np.ndarray[tuple[int], np.dtype[np.float32]]
 
 RATE_HZ = 8000

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drivers.signals import Tone
+from drivers.signals import Country, Tone
 from drivers.softmodem.dtmf import FULL_SCALE_DBM0, RATE_HZ, PairReceiver
 
-Country = Literal["jp", "us", "uk", "etsi"]
 _Floats = NDArray[np.float64]
 
 _HOP = 160  # frames of sound between two looks: 20 ms

@@ -38,6 +38,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from drivers import signals
 from drivers.signals import Presentation
 from drivers.virtual import fsk, speech
 from drivers.virtual import scenario as story
@@ -130,7 +131,7 @@ class Country:
     caller_id: Literal["in_handshake", "after_first_ring", "before_ring"]
 
 
-COUNTRIES: dict[story.Country, Country] = {
+COUNTRIES: dict[signals.Country, Country] = {
     "jp": Country(
         ring_hz=16,
         ring_ns=(1000 * MS, 2000 * MS),

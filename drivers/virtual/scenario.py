@@ -32,11 +32,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, get_args
 
-from drivers.signals import Presentation
+from drivers.signals import Country, Presentation
 from drivers.virtual import speech
 from drivers.virtual.modem import Dialect
 
-Country = Literal["jp", "us", "uk", "etsi"]
 CallerIdForm = Literal["mdmf", "sdmf", "dtmf"]
 AtStart = Literal["idle", "off-hook", "ringing", "handshake", "cut"]
 MODEMS: dict[str, Dialect | None] = {**{dialect: dialect for dialect in get_args(Dialect)}, "none": None}

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
-from drivers.signals import AudioBlock, CallerIdReceived, CasHeard, KeyHeard, Signal, ToneHeard
-from drivers.softmodem.listener import SETTLED_S, Country, SoftModem
+from drivers.signals import AudioBlock, CallerIdReceived, CasHeard, Country, KeyHeard, Signal, ToneHeard
+from drivers.softmodem.listener import SETTLED_S, SoftModem
 from firmware.cli.main import InputError
 from firmware.cli.show import terminal
 

@@ -6,7 +6,10 @@ import argparse
 import io
 import logging
 import sys
+import typing
 from pathlib import Path
+
+from drivers.signals import Country
 
 SETTINGS = Path("/etc/tsuroku/settings.toml")
 
@@ -114,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     listen.add_argument("files", type=Path, nargs="+", metavar="FILE", help="a sound file")
     listen.add_argument("--json", action="store_true", help="one JSON object a line for each fact")
     listen.add_argument(
-        "--country", choices=("jp", "us", "uk", "etsi"), default="jp", help="whose tones to know (default jp)"
+        "--country", choices=typing.get_args(Country), default="jp", help="whose tones to know (default jp)"
     )
 
     modem_log = command(
@@ -127,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     modem_log.add_argument("file", type=Path, metavar="FILE", help="a capture of the serial port")
     modem_log.add_argument("--json", action="store_true", help="one JSON object a line for each fact")
     modem_log.add_argument(
-        "--country", choices=("jp", "us", "uk", "etsi"), help="of the line: tells what parameter 03 is"
+        "--country", choices=typing.get_args(Country), help="of the line: tells what parameter 03 is"
     )
 
     doctor = command(

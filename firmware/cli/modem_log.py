@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterator
 
 from drivers.modem_capture import read
-from drivers.modem_text import QUIET_NS, ModemText, Region
-from drivers.signals import CallerIdReceived, KeyHeard, LoopReport, ModemRing, Signal
+from drivers.modem_text import QUIET_NS, ModemText
+from drivers.signals import CallerIdReceived, Country, KeyHeard, LoopReport, ModemRing, Signal
 from firmware.cli.main import InputError
 
 _LOOP = {"broken": "line_broken", "restored": "line_restored", "extension": "extension"}
@@ -37,7 +37,7 @@ def modem_log(args: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(captured: bytes, country: Region | None) -> Iterator[tuple[str | None, dict[str, str | None]]]:
+def _facts(captured: bytes, country: Country | None) -> Iterator[tuple[str | None, dict[str, str | None]]]:
     """Each fact with the time that the capture gives it."""
     text = ModemText(1, country)
     at: str | None = None

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from drivers.signals import CallerIdReceived, CallerIdSource, Presentation
-from firmware.core.numbers import Country, Dialled, Kind, digits_of, e164, kind, national, region
+from drivers.signals import CallerIdReceived, CallerIdSource, Country, Presentation
+from firmware.core.numbers import Dialled, Kind, digits_of, e164, kind, national, region
 
 Reason = Literal["withheld", "unavailable", "payphone", "service_conflict", "not_received", "corrupt"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from firmware.core.numbers import Country
+from drivers.signals import Country
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

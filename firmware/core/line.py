@@ -16,6 +16,7 @@ from drivers.signals import (
     ButtonPressed,
     CallerIdReceived,
     CasHeard,
+    Country,
     DeviceLost,
     DeviceReady,
     KeyHeard,
@@ -59,7 +60,7 @@ from firmware.core.hook import (
     RingBurst,
     RingBurstOver,
 )
-from firmware.core.numbers import Country, as_dialled
+from firmware.core.numbers import as_dialled
 
 _MS = 1_000_000
 # A modem says RING when the burst is over, and some take their time.

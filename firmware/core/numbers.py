@@ -11,9 +11,9 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
+from drivers.signals import Country
 from firmware.core.numbering import AREAS, CALLING_CODES, COUNTRIES, PLANS
 
-Country = Literal["jp", "us", "uk", "etsi"]
 Kind = Literal[
     "fixed",
     "mobile",

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import get_args
 
 from drivers.modem_capture import read as read_capture
-from drivers.modem_text import ModemText, Region
-from drivers.signals import CallerIdReceived
+from drivers.modem_text import ModemText
+from drivers.signals import CallerIdReceived, Country
 from drivers.softmodem import frames
 from drivers.virtual import scenario
 from drivers.virtual.modem import Dialect, caller_id_bytes, ring_bytes
@@ -41,7 +41,7 @@ _NASTY = (
 )
 _DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
 _STANDARDS: tuple[frames.FskStandard | None, ...] = (None, "bell202", "v23", "jp")
-_REGIONS: tuple[Region | None, ...] = (None, "jp", "us", "uk", "etsi")
+_REGIONS: tuple[Country | None, ...] = (None, "jp", "us", "uk", "etsi")
 
 
 def prove(report: Report) -> None:
