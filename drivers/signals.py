@@ -111,6 +111,7 @@ class KeyHeard:
     line: int
     key: str
     until_ns: int
+    source: Literal["line", "modem"] = "line"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

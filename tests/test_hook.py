@@ -215,3 +215,13 @@ def test_the_level_at_start_is_joined_late() -> None:
     bench.loop(0, True, initial=True)
     bench.to(1000)
     assert bench.facts == [OffHook(0, joined=True)]
+
+
+def test_pulses_that_the_ring_comparator_sees_too_are_no_ringing() -> None:
+    bench = Bench().lifted()
+    for pulse in range(10):
+        bench.loop(1000 + pulse * 50, False)
+        bench.facts += bench.hook.edge(RingEdge(at_ns=(1003 + pulse * 50) * MS, line=1, active=True))
+        bench.loop(1000 + pulse * 50 + 33, True)
+    bench.to(10_000)
+    assert [type(fact) for fact in bench.facts] == [DialPulses]

@@ -238,9 +238,9 @@ class Hook:
         self._crossings += 1
         if self._crossings < _CROSSINGS:
             return []
-        if self.off_hook and self._broken_ns is None:
+        if self.off_hook and (self._broken_ns is None or at_ns - self._broken_ns < _PULSE_NS[1]):
             self._crossings, self._burst_ns = 1, at_ns
-            return []  # an exchange does not ring a closed loop: dial pulses, noise
+            return []  # an exchange does not ring a closed loop: dial pulses (20 pps crosses like ringing), noise
         # Ringing proves that a broken loop is open, before the hang-up time has passed.
         facts: list[HookFact] = []
         if self.off_hook:

@@ -10,7 +10,7 @@ import dataclasses
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from drivers.signals import (
     ButtonPressed,
@@ -36,6 +36,7 @@ from firmware.core.call import (
     ClockRead,
     Ender,
     EnderEvidence,
+    Heard,
     Mark,
     Outcome,
     Recording,
@@ -60,7 +61,7 @@ from firmware.core.hook import (
     RingBurst,
     RingBurstOver,
 )
-from firmware.core.numbers import as_dialled
+from firmware.core.numbers import as_dialled, kind
 
 _MS = 1_000_000
 # A modem says RING when the burst is over, and some take their time.
@@ -69,11 +70,17 @@ _LATE_RING_NS = 3000 * _MS
 _LATE_ID_NS = 3000 * _MS
 # Polarity turns at the seizure too; an answer cannot come this soon after the lift.
 _SOONEST_ANSWER_NS = 1000 * _MS
+# The start signal goes on for 6 s, with pauses of 0.5 s; both with a tolerance of its bursts' 20 %.
+_START_SIGNAL_NS = 6200 * _MS
+_START_PAUSE_NS = 1000 * _MS
+# Dial tone begins this soon after a lift; found where a caller was expected, he had given up before.
+_DIAL_TONE_NS = 2500 * _MS
 _MOST_MARKS = 200  # evidence is bounded: a chattering contact must not grow a record without end
 _MOST_HEARD = 8
 _MOST_DIGITS = 40
 # The dialled number is complete when no digit has followed for so long; what is keyed later is the call's own.
 _NUMBER_OVER_NS = 8000 * _MS
+_WHOLE_NUMBER_NS = 3000 * _MS  # where the plan says that it is whole
 _WHOLE_NUMBER = 10  # digits; a voice behind so many ends the number at once
 # The alert of a waiting call, the modem's report and the frame heard on the line belong together within this.
 _ONE_WAITING_NS = 10_000 * _MS
@@ -81,6 +88,9 @@ _ONE_WAITING_NS = 10_000 * _MS
 _REVERSAL_BEFORE_RING_NS = 3000 * _MS
 # The exchange's busy tone for so many cycles: the far end has hung up.
 _BUSY_CYCLES = 4
+
+
+_Told = TypeVar("_Told", CallerIdReceived, Heard)
 
 
 class State(enum.Enum):
@@ -258,6 +268,7 @@ class Line:
         self._last_digit_ns = 0
         self._number_open = False  # digits heard now belong to the dialled number
         self._sound = _Sound()
+        self._held: Call | None = None  # the call that was held open
         self._parked = False  # held open, and the exchange has said that nobody is there
 
     # -- what the engine calls
@@ -305,6 +316,9 @@ class Line:
                 given.at_ns < self._loop_closed_ns and self.state not in _BEFORE_ANSWER
             ):
                 pass  # of before this call
+            case KeyHeard(source="modem"):
+                if not self._sound.listening:  # else the listener tells of the same key
+                    self._step(given)
             case KeyHeard() | ToneHeard() | CasHeard() | VoiceHeard():
                 self._sound.listening = True
                 self._step(given)
@@ -370,8 +384,9 @@ class Line:
             self._call = replace(call, marks=(*call.marks, mark))
 
     def _record(self, from_ns: int) -> None:
-        if listed(self._the_call().caller, self.config.do_not_record):
-            self._call = replace(self._the_call(), no_recording="do_not_record")
+        call = self._the_call()
+        if any(who and listed(who, self.config.do_not_record) for who in (call.caller, call.dialled)):
+            self._call = replace(call, no_recording="do_not_record")
             return
         if self._the_call().no_recording == "do_not_record":  # better evidence says somebody else
             self._call = replace(self._the_call(), no_recording="not_ended")
@@ -403,9 +418,7 @@ class Line:
         if call.answered_ns and call.answered_ns > ended_ns and call.direction == "outgoing":
             call = replace(call, answered_ns=None, answer_evidence=None)  # the reversal was the release's
         outcome = self._outcome(call, ended_ns - lifted_ns, reason)
-        # A handset beside the phone makes no recording of the room.
-        nothing = "nobody_spoke" if reason == "held_open" and not self._sound.voice else None
-        nothing = "too_short" if outcome == "too_short" else nothing
+        keep = outcome != "too_short"
         ender, rests_on = self._ender(call, ended_ns) if reason != "line_cut" else (None, None)
         call = replace(
             call,
@@ -418,8 +431,8 @@ class Line:
         if call.direction == "outgoing" and call.dialled is None:
             call = replace(call, no_dialled="no_digits_heard" if self._sound.listening else "not_listening")
         if call.no_recording == "not_ended":
-            call = replace(call, no_recording=nothing or "not_closed_yet")
-        self._stop(known_ns, keep=nothing is None)
+            call = replace(call, no_recording="not_closed_yet" if keep else "too_short")
+        self._stop(known_ns, keep=keep)
         if call.no_recording == "not_closed_yet":
             self._unfiled[call.call_id] = call
         self._save(call, event("call.ended", call, ended_ns))
@@ -478,8 +491,8 @@ class Line:
     def _learn(self, fact: CallerIdReceived) -> None:
         """One more piece of evidence of who calls."""
         call = self._the_call()
-        call = replace(call, heard=(*call.heard, heard(fact))[:_MOST_HEARD])
-        self._evidence = (*self._evidence, fact)[:_MOST_HEARD]
+        call = replace(call, heard=_few((*call.heard, heard(fact))))
+        self._evidence = _few((*self._evidence, fact))
         known, caller = call.caller, merge(self._evidence, self.config.country)
         self._call = call = replace(call, caller=caller)
         if fact.until_ns is not None:
@@ -488,6 +501,8 @@ class Line:
             self._save(call, event("call.caller_id", call, fact.at_ns, correction=known.presentation != "not_received"))
         if listed(caller, self.config.do_not_record) and self._recording:
             self._do_not_record(fact.at_ns)
+        elif call.no_recording == "do_not_record" and call.answered_ns is not None:
+            self._record(call.answered_ns - self.config.pre_roll_ms * _MS)  # it is somebody else
 
     def _digit(self, digit: str, at_ns: int, until_ns: int, by: Literal["dtmf", "pulse"]) -> None:
         """One more digit of the dialled number."""
@@ -495,7 +510,9 @@ class Line:
             return  # the loop was disturbed in a number keyed as DTMF
         self._dialling_by, self._last_digit_ns = by, until_ns
         self._digits = (self._digits + digit)[:_MOST_DIGITS]
-        self._timers["number_over"] = max(until_ns, at_ns) + _NUMBER_OVER_NS
+        number, code = as_dialled(self._digits, self.config.country).number, self._profile.fixed_length
+        whole = code is not None and number is not None and number.startswith(code) and kind(number) != "unknown"
+        self._timers["number_over"] = max(until_ns, at_ns) + (_WHOLE_NUMBER_NS if whole else _NUMBER_OVER_NS)
 
     def _number_is_over(self, at_ns: int) -> None:
         """Digits heard from now on are not the dialled number's."""
@@ -569,6 +586,14 @@ def _at(fact: Fact) -> int:
     return fact.at_ns
 
 
+def _few(told: tuple[_Told, ...]) -> tuple[_Told, ...]:
+    """A bounded amount of evidence: what is corrupt goes first, then the oldest."""
+    if len(told) <= _MOST_HEARD:
+        return told
+    worst = next((n for n, each in enumerate(told) if each.presentation == "corrupt"), 0)
+    return told[:worst] + told[worst + 1 :]
+
+
 def _who(caller: Caller) -> tuple[object, ...]:
     """What a management system is told again when it changes."""
     return caller.presentation, caller.number, caller.raw, caller.name, caller.redirecting, caller.called
@@ -592,6 +617,8 @@ def _ring_goes_on(line: Line, fact: RingBurst) -> State:
     call = line._the_call()
     if call.direction is None:
         _was_a_handshake(line, fact.at_ns)
+    elif call.bursts and _is_rung_again(line, fact.at_ns):
+        _next_caller(line, call.bursts[-1][0])
     line._burst_ns = fact.at_ns
     line._timers.pop("ringing_over", None)
     return State.RINGING
@@ -605,6 +632,8 @@ def _was_a_handshake(line: Line, at_ns: int) -> None:
 
 
 def _burst_over(line: Line, fact: RingBurstOver) -> State:
+    if _is_next_caller_s(line, fact.at_ns, fact.until_ns):
+        _next_caller(line, fact.at_ns)
     call = line._the_call()
     line._burst_ns = None
     ordinary = line._handshaken or not _is_start_signal(line, fact.until_ns - fact.at_ns)
@@ -615,6 +644,45 @@ def _burst_over(line: Line, fact: RingBurstOver) -> State:
     if line.state is State.RINGING:
         line._timers["ringing_over"] = fact.until_ns + line.config.ring_over_ms * _MS
     return line.state
+
+
+def _is_next_caller_s(line: Line, at_ns: int, until_ns: int) -> bool:
+    """A start signal behind an ordinary ring or a handshake: the polarity has turned since, and the burst is short."""
+    call = line._the_call()
+    last_ns = max((until for _, until in call.bursts), default=at_ns)
+    if line._handshaken and not call.rings:  # the handshake's own reversal comes back once
+        turned = sum(m.kind == "polarity" and m.at_ns > _handshake_ns(call) for m in call.marks) - 1
+    else:
+        turned = sum(m.kind == "polarity" and m.at_ns > last_ns for m in call.marks)
+    rung = line._handshaken or call.rings > 0
+    return rung and turned > 0 and _is_start_signal(line, until_ns - at_ns)
+
+
+def _is_rung_again(line: Line, at_ns: int) -> bool:
+    """The last burst was short, and so is the pause behind it: a start signal behind a ring or a handshake."""
+    call = line._the_call()
+    began_ns, until_ns = call.bursts[-1]
+    rung = began_ns > _handshake_ns(call) if line._handshaken else call.rings > 0
+    short = _is_start_signal(line, until_ns - began_ns)
+    return rung and short and at_ns - until_ns < _START_PAUSE_NS
+
+
+def _handshake_ns(call: Call) -> int:
+    """When the terminal opened the loop; the call's beginning where it did not."""
+    return max((m.until_ns or 0 for m in call.marks if m.kind == "handshake"), default=call.opened_ns)
+
+
+def _next_caller(line: Line, from_ns: int) -> None:
+    """The bursts from from_ns on are another caller's: the one before gave up."""
+    call = line._the_call()
+    before = tuple(b for b in call.bursts if b[0] < from_ns)
+    theirs = tuple(b for b in call.bursts if b[0] >= from_ns)
+    rings = call.rings - (len(theirs) if line._handshaken else 0)  # after a handshake each burst counted as a ring
+    line._call = replace(call, bursts=before, rings=rings)
+    line._miss(max([_handshake_ns(call), *(until for _, until in before)]), "caller_gave_up")
+    line._call = call = replace(line._open(from_ns, "incoming"), bursts=theirs)
+    line._save(call, event("call.ringing", call, from_ns))
+    line._out.append(ShowLine(line=line.config.number, state=State.RINGING, since_ns=from_ns, call_id=call.call_id))
 
 
 def _is_start_signal(line: Line, length_ns: int) -> bool:
@@ -630,10 +698,16 @@ def _lift(line: Line, fact: OffHook) -> State:
         return _lift_to_dial(line, fact)
     line._timers.pop("ringing_over", None)
     line._loop_closed_ns = fact.at_ns
-    short = all(_is_start_signal(line, until - began) for began, until in call.bursts)
-    if line._burst_ns is not None:
-        short = short and _is_start_signal(line, fact.at_ns - line._burst_ns)
-    if short and not line._handshaken and (call.bursts or line._burst_ns is not None):
+    if line._burst_ns is not None and _is_next_caller_s(line, line._burst_ns, fact.at_ns):
+        burst_ns = line._burst_ns
+        _next_caller(line, burst_ns)
+        call, line._burst_ns = line._the_call(), burst_ns
+    bursts = call.bursts if line._burst_ns is None else (*call.bursts, (line._burst_ns, fact.at_ns))
+    short = bool(bursts) and all(_is_start_signal(line, until - began) for began, until in bursts)
+    # The exchange sends its start signal for 6 s, with pauses of 0.5 s: later, and behind it, a lift is an answer.
+    in_time = bool(bursts) and fact.at_ns - bursts[0][0] < _START_SIGNAL_NS
+    in_time = in_time and fact.at_ns - bursts[-1][1] < _START_PAUSE_NS
+    if short and in_time and not line._handshaken:
         return _handshake_begins(line, fact)
     line._record(fact.at_ns - line.config.pre_roll_ms * _MS)
     return _answered(line, fact.at_ns)
@@ -764,7 +838,7 @@ def _pulses_dial(line: Line, fact: DialPulses) -> State:
 
 
 def _pulses_disturb(line: Line, fact: DialPulses) -> State:
-    line._mark(Mark(kind="loop_break", at_ns=fact.at_ns, until_ns=fact.until_ns))
+    line._mark(Mark(kind="loop_break", at_ns=fact.at_ns))  # its length would spell a digit
     return line.state
 
 
@@ -837,6 +911,13 @@ def _tone(line: Line, fact: ToneHeard) -> State:
     else:
         line._mark(mark)
     match fact.tone:
+        case "dial" if line.state is State.IN_CALL and _rang_out(line, fact.at_ns):
+            return _lifted_too_late(line, fact)
+        case "ringback" if line.state is State.IN_CALL and _rings_on(call, fact.until_ns):
+            # It rings on: who spoke was at this end.
+            line._call = replace(line._the_call(), answered_ns=None, answer_evidence=None)
+            sound.ringback_ns, sound.ringback_over, sound.voice_ns = fact.until_ns, fact.over, ()
+            return State.DIALLING
         case "busy" if line.state is not State.DIALLING or fact.at_ns >= line._last_digit_ns:
             if sound.busy_ns is None or fact.at_ns > sound.busy_ns:
                 sound.busy_ns = fact.at_ns
@@ -850,6 +931,43 @@ def _tone(line: Line, fact: ToneHeard) -> State:
         case _:
             pass
     return line.state
+
+
+def _rings_on(call: Call, until_ns: int) -> bool:
+    return call.answer_evidence == "ringback_then_voice" and until_ns > (call.answered_ns or 0)
+
+
+def _rang_out(line: Line, at_ns: int) -> bool:
+    """Dial tone right behind the lift, and the last ring was over: nobody was there any more."""
+    call = line._the_call()
+    last_ns = max((until for _, until in call.bursts), default=call.opened_ns)
+    return (
+        call.direction == "incoming"
+        and at_ns - line._loop_closed_ns < _DIAL_TONE_NS
+        and line._loop_closed_ns - last_ns > line._profile.ring_pause_ms * _MS
+    )
+
+
+def _lifted_too_late(line: Line, fact: ToneHeard) -> State:
+    """What was told as answered was missed, and the lift is that of an outgoing call."""
+    call, lifted_ns = line._the_call(), line._loop_closed_ns
+    known = call.keyed > 0  # digits that came before the tone was recognised are masked
+    line._stop(fact.until_ns, keep=False)
+    line._quiet_ns = max((until for _, until in call.bursts), default=call.opened_ns)
+    line._call = replace(call, answered_ns=None, answer_evidence=None, marks=_without_tones(call), keyed=0)
+    line._miss(line._quiet_ns, "caller_gave_up")
+    line._call = call = line._open(lifted_ns, "outgoing")
+    line._number_open, line._sound.listening = not known, True
+    line._record(lifted_ns - line.config.pre_roll_ms * _MS)
+    call = line._the_call()
+    line._save(call, event("call.dialled", call, lifted_ns, correction=False))
+    line._mark(Mark(kind="tone", at_ns=fact.at_ns, until_ns=fact.until_ns, detail=fact.tone))
+    line._used(fact.until_ns)
+    return State.DIALLING
+
+
+def _without_tones(call: Call) -> tuple[Mark, ...]:
+    return tuple(mark for mark in call.marks if mark.kind not in ("tone", "key"))
 
 
 def _alerted(line: Line, at_ns: int) -> None:
@@ -892,7 +1010,7 @@ def _unused(line: Line, fact: Unused) -> State:
         line._used(fact.at_ns)
         return line.state
     sound = line._sound
-    line._parked = sound.busy_ns is not None or not sound.voice
+    line._parked, line._held = sound.busy_ns is not None or not sound.voice, line._the_call()
     last_ns = fact.at_ns - line.config.held_open_ms * _MS
     line._end(sound.busy_ns if sound.busy_ns is not None else last_ns, fact.at_ns, "held_open")
     return State.HELD_OPEN
@@ -908,6 +1026,8 @@ def _voice_held_open(line: Line, fact: VoiceHeard) -> State:
     if line._parked:
         return State.HELD_OPEN
     line._call = line._open(fact.at_ns, None)
+    if held := line._held:  # the same people, as far as anybody knows
+        line._call = replace(line._call, caller=held.caller, dialled=held.dialled, dialled_by=held.dialled_by)
     line._loop_closed_ns = fact.at_ns
     line._sound.listening = True
     line._record(fact.at_ns - line.config.pre_roll_ms * _MS)
@@ -974,15 +1094,17 @@ def _caller_before_ring(line: Line, fact: CallerIdReceived) -> State:
 def _caller_in_call(line: Line, fact: CallerIdReceived) -> State:
     """Late for this call, or call waiting."""
     call = line._the_call()
-    late = fact.at_ns - line._loop_closed_ns < (_LATE_ID_NS if fact.source == "modem" else 0)
+    # Number Display says itself whether it is of a waiting call; of others only the time tells.
+    late = fact.standard == "jp" and fact.source == "line_fsk"
+    late = late or fact.at_ns - line._loop_closed_ns < (_LATE_ID_NS if fact.source == "modem" else 0)
     if call.direction == "incoming" and late and not fact.call_waiting:
         return _caller(line, fact)
     if fact.presentation == "corrupt":
         return line.state  # speech can look like the beginning of a frame; the alert tone tells of a waiting call
     same = abs(fact.at_ns - line._waiting_ns) < _ONE_WAITING_NS
     known = merge(line._waiting, line.config.country)
-    line._waiting = (*(line._waiting if same else ()), fact)[:_MOST_HEARD]
-    line._call = replace(call, heard=(*call.heard, heard(fact))[:_MOST_HEARD])
+    line._waiting = _few((*(line._waiting if same else ()), fact))
+    line._call = replace(call, heard=_few((*call.heard, heard(fact))))
     if not same or _who(merge(line._waiting, line.config.country)) != _who(known):
         line._waiting_ns = line._waiting_ns if same else fact.at_ns
         _tell_waiting(line, fact.at_ns, correction=same)
@@ -1120,6 +1242,7 @@ def _table() -> Mapping[tuple[State, type], Rule]:
         rules[state, KeyHeard] = _stay(state, _keyed)
         rules[state, ToneHeard] = _stay(state, _tone)
         rules[state, VoiceHeard] = _stay(state, _voice)
+    rules[s.IN_CALL, ToneHeard] = Rule(_tone, (s.IN_CALL, s.DIALLING), "tone / dial tone or ringback: no answer")
     for state in (s.RINGING, s.CID_HANDSHAKE, s.IN_CALL, s.FLASH):
         rules[state, PolarityEdge] = _stay(state, _polarity)
     for state in (s.RINGING, s.CID_HANDSHAKE, *up, s.FLASH):
