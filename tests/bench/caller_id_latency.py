@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import random
-import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from gpiozero.pins.mock import MockFactory
 
 from drivers.virtual import fsk
-from drivers.virtual.broker import VirtualBroker
-from drivers.virtual.pins import VirtualPins
 from drivers.virtual.sound import AUDIO_DELAY_MS, RATE_HZ, VirtualSound
-from firmware.app import Unit, hardware
-from firmware.settings import BrokerSettings, LineSettings, RecordingSettings, Settings, UnitSettings
-from hw import board
-from tests.bench.lift import Subscriber
+from firmware.settings import LineSettings, RecordingSettings
+from tests.bench.lift import live
 from tests.bench.report import Progress, Table, quantile
 
 _BUFFERS = (160, 320, 480, 640, 800, 1600)
@@ -60,34 +52,9 @@ def _part_of(progress: Progress, number: int, of: int, buffer: int) -> Callable[
 
 def _frames(work: Path, buffer: int, count: int, progress: Callable[[float], None]) -> list[float]:
     work.mkdir()
-    with ExitStack() as stack:
-        broker = VirtualBroker(work / "broker")
-        broker.start()
-        stack.callback(broker.close)
-        sound = VirtualSound(work / "sound")
-        sound.start()
-        stack.callback(sound.close)
-        os.environ.update(sound.environment())
-        settings = Settings(
-            unit=UnitSettings(site="bench", unit="bench-1", data_dir=work / "data"),
-            line=(LineSettings(number=1, codec=sound.device, country="us", number_display=False, ring_over_ms=3000),),
-            recording=RecordingSettings(buffer_frames=buffer, audio_delay_ms=AUDIO_DELAY_MS),
-            broker=(BrokerSettings(host="127.0.0.1", port=broker.port, tls=False),),
-        )
-        factory = MockFactory()
-        facts = board.load(settings.unit.board)
-        pins = VirtualPins(factory, facts)
-        unit = Unit(settings, facts)
-        stack.callback(unit.close)
-        drivers, panel = hardware(unit, pin_factory=factory)
-        subscriber = Subscriber(broker.port)
-        stack.callback(subscriber.close)
-        unit.start(drivers, panel)
-        loop = threading.Thread(target=unit.run, name="loop", daemon=True)
-        loop.start()
-        stack.callback(loop.join, 5)
-        stack.callback(unit.engine.stop)
-        time.sleep(4)  # until sound comes, the listener listens and the broker is there
+    line = LineSettings(number=1, codec=VirtualSound.device, country="us", number_display=False, ring_over_ms=3000)
+    recording = RecordingSettings(buffer_frames=buffer, audio_delay_ms=AUDIO_DELAY_MS)
+    with live(work, work / "data", line, recording) as (sound, pins, subscriber):
         told_ms = []
         for number in range(count):
             progress(number / count)

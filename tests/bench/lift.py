@@ -8,8 +8,8 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from drivers.virtual.broker import VirtualBroker
 from drivers.virtual.pins import VirtualPins
 from drivers.virtual.sound import VirtualSound
 from firmware.app import Unit, hardware
-from firmware.settings import BrokerSettings, LineSettings, Settings, UnitSettings
+from firmware.settings import BrokerSettings, LineSettings, RecordingSettings, Settings, UnitSettings
 from hw import board
 from tests.bench.filled import CALLS_FILLED, fill
 from tests.bench.report import Progress, Table, quantile
@@ -110,11 +110,11 @@ def _part_of(progress: Progress, number: int, of: int, filled: int) -> Callable[
     return lambda part: progress(f"Lifts, {filled:,} calls in the store", (number + part) / of)
 
 
-def _lifts(work: Path, filled: int, lifts: int, progress: Callable[[float], None]) -> dict[str, list[float]]:
-    work.mkdir()
-    data = work / "data"
-    if filled:
-        fill(data, filled)
+@contextmanager
+def live(
+    work: Path, data: Path, line: LineSettings, recording: RecordingSettings
+) -> Iterator[tuple[VirtualSound, VirtualPins, Subscriber]]:
+    """A unit at work in this process: a sound server to play into, pins to pull, a subscriber at its broker."""
     with ExitStack() as stack:
         broker = VirtualBroker(work / "broker")
         broker.start()
@@ -123,10 +123,10 @@ def _lifts(work: Path, filled: int, lifts: int, progress: Callable[[float], None
         sound.start()
         stack.callback(sound.close)
         os.environ.update(sound.environment())
-        line = LineSettings(number=1, codec=sound.device, number_display=False)
         settings = Settings(
             unit=UnitSettings(site="bench", unit="bench-1", data_dir=data),
             line=(line,),
+            recording=recording,
             broker=(BrokerSettings(host="127.0.0.1", port=broker.port, tls=False),),
         )
         factory = MockFactory()
@@ -142,7 +142,17 @@ def _lifts(work: Path, filled: int, lifts: int, progress: Callable[[float], None
         loop.start()
         stack.callback(loop.join, 5)
         stack.callback(unit.engine.stop)
-        time.sleep(4)  # until sound comes and the broker is there
+        time.sleep(4)  # until sound comes, the listener listens and the broker is there
+        yield sound, pins, subscriber
+
+
+def _lifts(work: Path, filled: int, lifts: int, progress: Callable[[float], None]) -> dict[str, list[float]]:
+    work.mkdir()
+    data = work / "data"
+    if filled:
+        fill(data, filled)
+    line = LineSettings(number=1, codec=VirtualSound.device, number_display=False)
+    with live(work, data, line, RecordingSettings()) as (_, pins, subscriber):
         incoming, outgoing, echo = "lift to call.answered", "lift to call.dialled", "bare round trip"
         times_ms: dict[str, list[float]] = {incoming: [], outgoing: [], echo: []}
         for number in range(lifts):
