@@ -189,11 +189,14 @@ class ModemText:
             self._key = key
             return
         if self._tone_ns is not None and self._key:
-            signals.append(KeyHeard(at_ns=self._tone_ns, line=self._line_number, key=self._key, until_ns=at_ns))
+            signals.append(self._heard(self._key, self._tone_ns, at_ns))
         if key and self._tone_ns is None:
-            signals.append(KeyHeard(at_ns=at_ns, line=self._line_number, key=key, until_ns=at_ns))
+            signals.append(self._heard(key, at_ns, at_ns))
         else:
             self._tone_ns, self._key = (None if code == b"~" else at_ns), key
+
+    def _heard(self, key: str, at_ns: int, until_ns: int) -> KeyHeard:
+        return KeyHeard(at_ns=at_ns, line=self._line_number, key=key, until_ns=until_ns, source="modem")
 
     def _read(self, signals: list[Signal], data: bytes, at_ns: int) -> None:
         for match in _LINES.finditer(data):

@@ -337,7 +337,7 @@ def test_a_number_with_dle_in_it_is_never_another_number() -> None:
 def keys(text: ModemText, *pieces: tuple[bytes, int]) -> list[tuple[str, int, int]]:
     signals = [signal for data, at_ns in pieces for signal in text.feed(data, at_ns)]
     signals += text.tick(LATER_NS)
-    assert all(isinstance(signal, KeyHeard) for signal in signals)
+    assert all(isinstance(signal, KeyHeard) and signal.source == "modem" for signal in signals)
     return [(s.key, s.at_ns, s.until_ns) for s in signals if isinstance(s, KeyHeard)]
 
 
