@@ -197,8 +197,8 @@ def test_speech_and_music_are_no_keys(folder: str) -> None:
         assert heard(decoded(path, 0)) == "", path.name
 
 
-def keyed(keys: str, caller_id: DtmfCallerId | None = None) -> list[tuple[str, str | None, str | None]]:
-    caller_id = caller_id or DtmfCallerId()
+def keyed(keys: str) -> list[tuple[str, str | None, str | None]]:
+    caller_id = DtmfCallerId()
     found = [caller_id.feed(Key(key, 800 * n, 800 * n + 500)) for n, key in enumerate(keys)]
     return [(each.message.presentation, each.message.number, each.message.redirecting) for each in found if each]
 
@@ -226,11 +226,6 @@ def test_numbers_sent_as_keys(keys: str, message: tuple[str, str | None, str | N
 @pytest.mark.parametrize("keys", ["0300001234#", "*21#", "C", "AC", "A#", "D4#", "#", "CD", "A12*", "ADBC", "1A2B3"])
 def test_what_somebody_dials_is_no_caller(keys: str) -> None:
     assert keyed(keys) == []
-
-
-def test_a_bare_number_is_one_only_where_the_network_sends_it() -> None:
-    assert keyed("0300001234#", DtmfCallerId(bare_number=True)) == [("allowed", "0300001234", None)]
-    assert keyed("#", DtmfCallerId(bare_number=True)) == []
 
 
 def test_a_message_has_its_frames_and_keys() -> None:

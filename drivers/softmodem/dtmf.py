@@ -332,24 +332,24 @@ class KeyedMessage:
 
 
 class DtmfCallerId:
-    """The caller's number sent as keys before the first ring (ETSI EN 300 659-1, all four variants)."""
+    """The caller's number sent as keys before the first ring (ETSI EN 300 659-1, all four variants).
+
+    A number without a start mark (`<number>#`, as some networks send it) is none: anybody may key just that.
+    """
 
     _GAP = RATE_HZ  # keys further apart do not belong together
     _LONGEST = 60
     # Each field may be left out, but not all of them.
     _FIELDS = re.compile(r"(?=[ABD])(?:A(?P<number>\d*))?(?:D(?P<redirecting>\d*))?(?:B(?P<reason>\d*))?C")
 
-    def __init__(self, *, bare_number: bool = False) -> None:
-        """bare_number: this network sends `<number>#` with no start mark. Elsewhere that is somebody dialling."""
-        self._starts = "ABD0123456789" if bare_number else "ABD"
-        self._bare_number = bare_number
+    def __init__(self) -> None:
         self._keys: list[Key] = []
 
     def feed(self, key: Key) -> KeyedMessage | None:
         """The message that this key ends; None: it ends none."""
         if self._keys and (key.from_frame - self._keys[-1].until_frame > self._GAP or len(self._keys) == self._LONGEST):
             self._keys.clear()
-        if not self._keys and key.key not in self._starts:
+        if not self._keys and key.key not in "ABD":
             return None
         self._keys.append(key)
         if key.key not in "C#*":
@@ -361,7 +361,7 @@ class DtmfCallerId:
     def _message(self, keys: str) -> Message | None:
         if keys in ("D1#", "D2#", "D3#"):
             number, redirecting, reason = None, None, "10" if keys == "D1#" else "00"
-        elif re.fullmatch(r"A\d+#|D\d+C", keys) or (self._bare_number and re.fullmatch(r"\d+#", keys)):
+        elif re.fullmatch(r"A\d+#|D\d+C", keys):
             number, redirecting, reason = keys.strip("ACD#"), None, None
         elif fields := self._FIELDS.fullmatch(keys):
             number, redirecting, reason = fields["number"], fields["redirecting"], fields["reason"]
