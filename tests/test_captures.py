@@ -29,10 +29,25 @@ def test_capture(capture: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert expect.exists(), f"write {expect.name} with: tsuroku {' '.join(command)}"
     assert main(command) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    wanted = [json.loads(line) for line in expect.read_text(encoding="utf-8").splitlines()]
+    wanted = expected(expect)
     assert len(found) == len(wanted), f"{len(wanted)} expected, found: {found}"
     for is_, should in zip(found, wanted, strict=True):
         has(is_, should, capture.name)
+
+
+def expected(path: Path) -> list[Any]:
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        assert isinstance(line, dict) and line.keys() - {"file"}, f"{path.name}: {line} expects nothing"
+    return lines
+
+
+@pytest.mark.parametrize("line", ["{}", "null", "[]", '{"file": "x.wav"}'])
+def test_an_expectation_of_nothing_is_refused(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.expect.jsonl"
+    path.write_text(f'{{"kind": "tone"}}\n{line}\n', encoding="utf-8")
+    with pytest.raises(AssertionError, match="expects nothing"):
+        expected(path)
 
 
 def has(found: Any, wanted: Any, where: str) -> None:
