@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers.listener import Listener
-from drivers.signals import AudioBlock, DeviceLost, DeviceReady, KeyHeard, Signal
+from drivers.signals import AudioBlock, DeviceLost, DeviceReady, KeyHeard, Signal, VoiceHeard
 from drivers.softmodem.listener import RATE_HZ, Resampler, SoftModem
 
 Samples = np.ndarray[tuple[int], np.dtype[np.float64]]
@@ -141,6 +141,51 @@ def test_what_follows_long_quiet_is_heard_from_its_beginning() -> None:
     heard(modem, blocks(quiet, RATE_HZ, 480))
     heard(modem, blocks(quiet, RATE_HZ, 480, 10**12))
     assert time.process_time() - began_s < 1.0
+
+
+# -- keys and voices
+
+
+def speaking(seconds: float) -> Samples:
+    """Harmonics of a gliding pitch in syllables."""
+    t = np.arange(round(seconds * RATE_HZ)) / RATE_HZ
+    phase = 2 * np.pi * np.cumsum(140 + 30 * np.sin(2 * np.pi * 0.7 * t)) / RATE_HZ
+    made = sum((np.sin(n * phase + n * n) / n for n in range(1, 20)), np.zeros(len(t)))
+    return np.asarray(0.1 * made * np.clip(np.sin(2 * np.pi * 3.1 * t) + 0.5, 0, 1), np.float64)
+
+
+def voices(sound: Samples) -> list[float]:
+    """Seconds."""
+    found = heard(SoftModem(1, "jp", RATE_HZ), blocks(np.clip(sound, -1, 1), RATE_HZ, 480))
+    return [voice.at_ns / 1e9 for voice in found if isinstance(voice, VoiceHeard)]
+
+
+@pytest.mark.parametrize(
+    ("on_s", "off_s"), [(0.05, 0.05), (0.07, 0.07), (0.1, 0.1), (0.2, 0.1), (0.3, 0.3), (1.0, 0.4)]
+)
+@pytest.mark.parametrize("heard_with", ["nothing", "noise", "dial tone", "clipping", "harmonics"])
+def test_keys_are_no_voice(on_s: float, off_s: float, heard_with: str) -> None:
+    sound = np.concatenate([np.zeros(RATE_HZ), keyed("0300001234", on_s=on_s, off_s=off_s), np.zeros(RATE_HZ)])
+    match heard_with:
+        case "noise":
+            sound += np.random.default_rng(2).normal(0, 0.018, len(sound))
+        case "dial tone":
+            sound += 0.1 * np.sin(2 * np.pi * 400 * np.arange(len(sound)) / RATE_HZ)
+        case "clipping":
+            sound = np.clip(4 * sound, -0.6, 0.6)
+        case "harmonics":
+            sound += 2 * sound**2 + 3 * sound**3
+    assert voices(sound) == []
+
+
+def test_a_voice_behind_keys_is_told_where_it_begins_and_again_behind_the_next_keys() -> None:
+    number = np.concatenate([np.zeros(2 * RATE_HZ), keyed("0300001234", on_s=0.07, off_s=0.07)])
+    pin = keyed("1234", on_s=0.2, off_s=0.2)
+    sound = np.concatenate([number, np.zeros(3 * RATE_HZ), speaking(3), pin, speaking(3), np.zeros(RATE_HZ)])
+    greeting_s = len(number) / RATE_HZ + 3
+    assert voices(sound) == pytest.approx([greeting_s, greeting_s + 3 + len(pin) / RATE_HZ], abs=0.3)
+    spoken = int(greeting_s * RATE_HZ)
+    assert len(voices(sound[: spoken + RATE_HZ])) == 1  # within a second
 
 
 # -- the process

@@ -229,6 +229,57 @@ def test_steady_noise_hum_and_data_are_no_voice() -> None:
         assert heard("jp", sound) == []
 
 
+@pytest.mark.parametrize(("country", "hz", "on_s"), [("us", 440.0, 0.3), ("jp", 400.0, 0.5)])
+def test_a_vowels_overtone_is_no_tone(country: Country, hz: float, on_s: float) -> None:
+    """A high voice whose pitch is below the telephone's band."""
+    vowel = tone((hz,), on_s, -15, 16 if country == "jp" else 0)
+    assert tones(heard(country, np.concatenate([silence(0.5), vowel]), 14)) == told("call_waiting", 1, 1)
+    assert tones(heard(country, np.concatenate([silence(0.5), vowel + tone((hz / 2,), on_s, -22)]))) == []
+
+
+def rung(hz: float, on_s: float, off_s: float, over: float, bursts: int = 4) -> Sound:
+    """Ringing that comes through the tap: over times full scale, clipped."""
+    on = np.clip(over * np.sin(2 * np.pi * hz * np.arange(round(on_s * RATE_HZ)) / RATE_HZ), -0.9, 0.9)
+    return np.concatenate([silence(1), *[on, silence(off_s)] * bursts])
+
+
+@pytest.mark.parametrize(
+    ("hz", "on_s", "off_s"), [(15, 1, 2), (16, 1, 2), (17, 1, 2), (20, 2, 4), (25, 1, 4), (25, 0.4, 0.2), (30, 2, 4)]
+)
+@pytest.mark.parametrize("over", [1.2, 3.0, 20.0])
+def test_ringing_is_no_voice(hz: float, on_s: float, off_s: float, over: float) -> None:
+    rng = np.random.default_rng(12)
+    sound = rung(hz, on_s, off_s, over)
+    assert heard("jp", sound + rng.normal(0, 0.001, len(sound)), 1) == []
+
+
+@pytest.mark.parametrize("pulses_s", [10, 20])
+@pytest.mark.parametrize("decay_s", [0.001, 0.003])
+def test_dial_pulses_are_no_voice(pulses_s: int, decay_s: float) -> None:
+    rng = np.random.default_rng(13)
+    t = np.arange(400) / RATE_HZ
+    click = 0.5 * np.exp(-t / decay_s) * np.cos(2 * np.pi * 700 * t)
+    sound = silence(20)
+    at_s = 1.0
+    for pulses in (10, 3, 10, 10, 1, 2, 3, 4):
+        for _ in range(pulses):
+            for edge_s, size in ((at_s, 1.0), (at_s + 0.66 / pulses_s, -0.6)):
+                at = round((edge_s + rng.uniform(-0.001, 0.001)) * RATE_HZ)
+                sound[at : at + 400] += size * click
+            at_s += 1 / pulses_s
+        at_s += 0.7
+    assert heard("jp", sound + rng.normal(0, 0.001, len(sound)), 1) == []
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 1.0])
+def test_a_voice_after_ringing_is_told_within_a_second(pause_s: float) -> None:
+    ringing = rung(16, 1, 2, 20, bursts=2)[: -2 * RATE_HZ]
+    sound = np.concatenate([ringing, silence(pause_s), _voice(np.random.default_rng(14), 4)])
+    (voice,) = heard("jp", sound[: len(ringing) + round((pause_s + 1.0) * RATE_HZ)], 0)
+    assert isinstance(voice, VoiceFound)
+    assert abs(voice.from_frame - len(ringing) - pause_s * RATE_HZ) < 0.2 * RATE_HZ
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.integers(1, 9000), min_size=1, max_size=8))
 def test_any_chunking_gives_the_same_findings(sizes: list[int]) -> None:

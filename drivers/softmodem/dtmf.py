@@ -143,6 +143,13 @@ class PairReceiver:
         self._look = 0  # number of the next look
         self._on: _On | None = None
 
+    @property
+    def on_frames(self) -> tuple[int, int] | None:
+        """From and until, so far, of a pair that goes on."""
+        if self._on is None or self._on.good < 2:
+            return None
+        return max(0, round(self._on.from_frame)), round(self._at(_BEFORE))
+
     def feed(self, samples: NDArray[Any]) -> list[Pair]:
         """samples: any number, 8 kHz, full scale 1.0. Pairs that ended, in order."""
         self._pending = np.concatenate([self._pending, np.asarray(samples, dtype=np.float64)])
@@ -316,6 +323,11 @@ class DtmfReceiver:
 
     def __init__(self) -> None:
         self._pairs = PairReceiver((697, 770, 852, 941), (1209, 1336, 1477, 1633))
+
+    @property
+    def key_since(self) -> tuple[int, int] | None:
+        """The frames of a key that goes on, as far as it is known."""
+        return self._pairs.on_frames
 
     def feed(self, samples: NDArray[Any]) -> list[Key]:
         """samples: any number, 8 kHz, full scale 1.0. Any chunking gives the same keys."""

@@ -86,10 +86,13 @@ class SoftModem:
         frames = [frame for frame in self._fsk.feed(samples) if not frame.message.message_waiting]  # nobody calls
         signals: list[Signal] = [self._caller("line_fsk", frame) for frame in frames]
         for key in self._dtmf.feed(samples):
+            self._tones.keyed(key.from_frame, key.until_frame)
             at_ns, until_ns = self._time_of(key.from_frame), self._time_of(key.until_frame)
             signals.append(KeyHeard(at_ns=at_ns, line=self._line, key=key.key, until_ns=until_ns))
             if message := self._dtmf_caller.feed(key):
                 signals.append(self._caller("line_dtmf", message))
+        if key_since := self._dtmf.key_since:
+            self._tones.keyed(*key_since)
         signals += (self._tone(found) for found in self._tones.feed(samples))
         return signals
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivers.signals import Country, Tone
-from drivers.softmodem.dtmf import FULL_SCALE_DBM0, RATE_HZ, PairReceiver
+from drivers.softmodem.dtmf import FULL_SCALE_DBM0, RATE_HZ, PairReceiver, high_pass
 
 _Floats = NDArray[np.float64]
 
@@ -36,6 +36,8 @@ _TRIMMED = 240  # at its ends
 _RESOLVED = 2400  # frames it takes to tell a tone from its modulation
 _FINE = 16384  # points of that look
 _SOUND = (300.0, 3800.0)  # Hz: above hum, below the codec's edge
+_OVERTONE = 0.05  # of a tone's power an octave below it: it is a voice's overtone
+_OCTAVE_HZ = 15.0  # on either side, where no odd harmonic of the mains is
 _SETTLED = 15  # looks of silence that end a tone of unknown cadence
 _TOLD_AGAIN = (2, 4)  # cycles: a second one makes one sound of 0.5 s a signal; four of busy tone, a far end that left
 
@@ -48,6 +50,16 @@ _FLOOR_BLOCKS = 80  # 8 s
 _TONAL = 0.93  # of the sound is two lines: a key or a tone of another plan
 _VOICE_GONE = 100  # looks
 _VOICE_AGAIN = 500
+_VOICE_LATE = 15  # looks it is judged late: keys, ringing and pulses are known by then
+_KEY_EDGE = 4  # looks before and after a key that see it too
+_BEATS = 2400  # frames in which ringing and dial pulses beat: 300 ms
+_BEAT_S = (0.031, 0.110)  # ringing of 14 Hz and more, ten and twenty pulses a second
+_PITCH_S = (0.006, 0.024)  # where a voice that beats so slowly beats too
+_BEATING = 0.6  # correlation
+_OTHER = 0.85  # of it, at most, at a voice's pitch: a part of it where the edges of clipped ringing are alike
+_CLICK = 40  # frames
+_CLICKS = 4  # in a look that hold
+_CLICKED = 0.9  # of its sound: a voice goes on between them
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,9 +238,13 @@ class ToneReceiver:
         self._fed = 0  # frames in whole blocks
         self._look = 0  # number of the first new look
         self._floors: deque[float] = deque(maxlen=_FLOOR_BLOCKS)
-        self._voiced: deque[int] = deque()  # looks
+        self._voiced: deque[int] = deque()  # looks, the last _VOICE_LATE not judged yet
         self._voice_until: int | None = None
         self._voice_told = 0
+        self._keyed: deque[tuple[int, int]] = deque()  # looks, from and until
+        self._keyed_or_rung = -_VOICE_OF  # the last look that was
+        self._filter = high_pass(300.0, 127)
+        self._filtered = np.zeros(_BEATS)  # without the ringing voltage itself, and hum
 
     def feed(self, samples: NDArray[Any]) -> list[Found]:
         """samples: any number, 8 kHz, full scale 1.0."""
@@ -240,12 +256,18 @@ class ToneReceiver:
         self._pending = self._pending[blocks * _BLOCK :].copy()
         return found
 
+    def keyed(self, from_frame: int, until_frame: int) -> None:
+        """A key was heard here, or goes on: it is no voice. Told before the sound that is 0.2 s later is fed."""
+        self._keyed.append((from_frame // _HOP + 1 - _KEY_EDGE, until_frame // _HOP + 1 + _KEY_EDGE))
+
     def _block(self, block: _Floats) -> Iterator[Found]:
         for pair in self._cas.feed(block):
             if pair.until_frame - pair.from_frame <= 0.13 * RATE_HZ:
                 yield CasFound(pair.from_frame, pair.until_frame)
         self._kept = np.concatenate([self._kept[_BLOCK:], block])
         self._fed += _BLOCK
+        fresh = np.convolve(self._kept[-_BLOCK - len(self._filter) + 1 :], self._filter, "valid")
+        self._filtered = np.concatenate([self._filtered[_BLOCK:], fresh])
         views = np.lib.stride_tricks.sliding_window_view(self._kept[-_BLOCK - _WINDOW + _HOP :], _WINDOW)
         spectrum = np.abs(np.fft.rfft(views[::_HOP] * self._window)) ** 2
         levels = spectrum @ self._bands
@@ -412,7 +434,9 @@ class ToneReceiver:
         stretch.modulated = len(track.hz) == 1 and len(sound) >= _RESOLVED and min(sides) > 0.01 * carrier
         steady = list(stretch.powers)[3:-3]
         flat = stretch.modulated or not steady or max(steady) <= _FLAT * min(steady)
-        stretch.pure = bool(power[tone].sum() >= _PURE * whole and min(peaks) >= 0.05 * max(peaks) and flat)
+        octave = power[np.abs(hz - hz[peak] / 2) <= _OCTAVE_HZ].sum()
+        alone = len(track.hz) > 1 or octave <= _OVERTONE * power[tone].sum()
+        stretch.pure = bool(power[tone].sum() >= _PURE * whole and min(peaks) >= 0.05 * max(peaks) and flat and alone)
 
     def _voices(self, spectrum: _Floats, levels: _Floats) -> Iterator[Found]:
         sound, voice = levels[:, 0], levels[:, 1]
@@ -420,20 +444,60 @@ class ToneReceiver:
         least = max(self._least_voice, _VOICE_OVER * min(self._floors))
         tones = levels[:, 2:].max(axis=1)
         heard = (voice > least) & (voice > _VOICE_PART * sound) & (tones < _PART * sound)
-        for look in np.flatnonzero(heard):
-            if not _two_lines(spectrum[look]):
-                self._voiced.append(self._look + int(look))
         last = self._look + _LOOKS - 1
+        if heard.any() or self._voiced:
+            for look in np.flatnonzero(heard):
+                end = _BEATS - (_LOOKS - 1 - int(look)) * _HOP
+                if not _two_lines(spectrum[look]) and not _clicks(self._filtered[end - _WINDOW : end]):
+                    self._voiced.append(self._look + int(look))
+            if _beats(self._filtered):
+                self._no_voice(last + 1 - _BEATS // _HOP, last)
+        yield from self._judged(last - _VOICE_LATE)
+
+    def _judged(self, last: int) -> Iterator[Found]:
+        """last: look; what is later may still turn out to be a key or ringing."""
+        for begin, until in self._keyed:
+            if begin <= last:
+                self._no_voice(begin, min(until, last))
+        while self._keyed and self._keyed[0][1] <= last:
+            self._keyed.popleft()
         while self._voiced and self._voiced[0] <= last - _VOICE_OF:
             self._voiced.popleft()
-        if len(self._voiced) < _VOICE_LOOKS:
+        voiced = [look for look in self._voiced if look <= last]
+        if len(voiced) < _VOICE_LOOKS or last - self._keyed_or_rung < _VOICE_OF:
             return
-        begin = self._voiced[0]
-        again = self._voice_until is not None and begin - self._voice_until < _VOICE_GONE
-        self._voice_until = self._voiced[-1]
+        again = (
+            self._voice_until is not None
+            and voiced[0] - self._voice_until < _VOICE_GONE
+            and self._voice_told > self._keyed_or_rung
+        )
+        self._voice_until = voiced[-1]
         if not again or last - self._voice_told >= _VOICE_AGAIN:
-            self._voice_told = last if again else begin
+            self._voice_told = last if again else voiced[0]
             yield VoiceFound(self._at(self._voice_told))
+
+    def _no_voice(self, begin: int, until: int) -> None:
+        """Looks that are a key, ringing or dial pulses. What is heard 0.5 s after them is a voice that begins."""
+        self._voiced = deque(look for look in self._voiced if not begin <= look <= until)
+        self._keyed_or_rung = max(self._keyed_or_rung, until)
+
+
+def _beats(sound: _Floats) -> bool:
+    """Whether it repeats itself as slowly as ringing and dial pulses, and at no voice's pitch."""
+    spectrum = np.fft.rfft(sound, 2 * len(sound))
+    together = np.fft.irfft(np.abs(spectrum) ** 2)[: len(sound)]
+    until = np.cumsum(sound**2)
+    lags = np.arange(round(_PITCH_S[0] * RATE_HZ), round(_BEAT_S[1] * RATE_HZ))
+    both = until[len(sound) - 1 - lags] * (until[-1] - until[lags - 1])
+    alike = together[lags] / np.sqrt(both + 1e-12)
+    beat = float(alike[lags >= _BEAT_S[0] * RATE_HZ].max())
+    return beat > _BEATING and float(alike[lags <= _PITCH_S[1] * RATE_HZ].max()) < _OTHER * beat
+
+
+def _clicks(sound: _Floats) -> bool:
+    """Whether nearly all of the sound in a look is a few clicks."""
+    parts = np.sort((sound.reshape(-1, _CLICK) ** 2).sum(axis=1))
+    return bool(parts[-_CLICKS:].sum() >= _CLICKED * parts.sum())
 
 
 def _two_lines(power: _Floats) -> bool:
