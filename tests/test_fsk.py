@@ -122,6 +122,17 @@ def test_a_damaged_frame_is_corrupt(standard: str) -> None:
     assert (frame.message.number, frame.message.octets) == (None, bytes(octets))
 
 
+@pytest.mark.parametrize("standard", [*MESSAGES, "sdmf"])
+def test_one_wrong_bit_anywhere_is_one_corrupt_frame(standard: str) -> None:
+    octets = sdmf(b"11231200" + NUMBER.encode()) if standard == "sdmf" else MESSAGES[standard]
+    tones = "bell202" if standard == "sdmf" else standard
+    for bit in (0, 3, 7, 12, 13, 25, 68, 8 * len(octets) - 2):  # beginning and length are what it is known by
+        wrong = bytearray(octets)
+        wrong[bit // 8] ^= 1 << bit % 8
+        frame = only(np.concatenate([wave(bytes(wrong), tones), np.zeros(16000)]))
+        assert (frame.message.checksum, frame.message.presentation, frame.message.number) == ("failed", "corrupt", None)
+
+
 @pytest.mark.parametrize("standard", MESSAGES)
 @pytest.mark.parametrize("from_frame", [0, 37, 80, 159])
 def test_told_within_40_ms_and_placed_right(standard: str, from_frame: int) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import cmath
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +64,8 @@ _MARGIN = 11.0  # ln of the odds against the next best message that the sum woul
 _CLEAR = 9.0  # power of the signal by that of the noise on a bit, for characters read one by one
 _OPEN = 0.55  # of the usual strength: what two bits must have together that would pass the sum if both were wrong
 _FADED = 0.4  # of the usual strength: the signal is over
+
+_JP: tuple[FskStandard, bytes] = ("jp", bytes.fromhex("9081879082"))
 
 _BEGINNINGS = np.array(
     [
@@ -187,6 +190,7 @@ class FskReceiver:
         if min(reader.starts.values()) < self._reported_until:
             return None
         attempts: list[tuple[FskStandard, _Reading, int]] = []
+        damaged: list[tuple[_Reading, int]] = []
         for pair, start in reader.starts.items():
             tones = _Tones(self._cut(int(start) - 120, self._gated), pair)
             first = start - max(int(start) - 120, self._until - self._fill)
@@ -195,18 +199,29 @@ class FskReceiver:
                 standard: FskStandard = "jp" if reading.octets[:1] == b"\x90" else _of_pair(reader.pair)
                 missing = missing_octets(reading.octets, standard) if standard in self._standards else -1
                 if missing < 0:
+                    for standard, octets in _mended(reading.octets, _of_pair(reader.pair)):
+                        missing = missing_octets(octets, standard) if standard in self._standards else -1
+                        message = None if missing else decode_message(octets, standard)
+                        if message and message.checksum == "ok" and _framed(message, reading):
+                            end = start - first + reading.ends[len(message.octets) - 1]
+                            sent = reading.octets[: len(message.octets)]
+                            return Frame(standard, reader.mark_from, round(end), _corrupt(standard, sent))
+                        if missing > 0 and not reading.faults:
+                            damaged.append((reading, missing))
                     continue
                 message = decode_message(reading.octets, standard) if not missing or reading.over else None
                 if message and _believable(message, reading):
                     end = start - first + reading.ends[len(message.octets) - 1]
                     return Frame(standard, reader.mark_from, round(end), message)
                 attempts.append((standard, reading, missing))
-        return self._wait_or_give_up(reader, attempts)
+        return self._wait_or_give_up(reader, attempts, damaged)
 
-    def _wait_or_give_up(self, reader: _Reader, attempts: list[tuple[FskStandard, _Reading, int]]) -> Frame | None:
-        if not attempts:
-            return None
-        waiting = [(reading, missing) for _, reading, missing in attempts if missing and not reading.over]
+    def _wait_or_give_up(
+        self, reader: _Reader, attempts: list[tuple[FskStandard, _Reading, int]], damaged: list[tuple[_Reading, int]]
+    ) -> Frame | None:
+        """damaged: readings whose beginning is nearly that of a message, and what they lack."""
+        begun = [(reading, missing) for _, reading, missing in attempts if missing] if attempts else damaged
+        waiting = [(reading, missing) for reading, missing in begun if not reading.over]
         start = min(reader.starts.values())
         if self._gated - start < _LONGEST_BITS * _BIT_FRAMES:
             if waiting:
@@ -218,20 +233,24 @@ class FskReceiver:
                     waits.append(start + (len(reading.octets) + missing) * period)
                 reader.due = max(int(min(waits)) + _EDGE_FRAMES, self._gated + _HOP)
                 return None
-            heard = max(len(reading.octets) for _, reading, _ in attempts)
+            heard = max((len(reading.octets) for _, reading, _ in attempts), default=0)
             if heard > reader.heard:  # it goes on: the length may be wrong
                 reader.heard = heard
                 reader.due = self._gated + _RETRY_FRAMES
                 return None
-        standard, reading, _ = min(attempts, key=lambda attempt: len(attempt[1].faults) - len(attempt[1].octets))
-        message = decode_message(reading.octets, standard)
-        if message is None or len(message.octets) < _PLAIN_OCTETS or len(reading.faults) > len(reading.octets) // 8:
+        if not attempts:
             return None
-        message = Message(
-            standard=standard, checksum="failed", presentation="corrupt", parameters={}, octets=message.octets
-        )
+        standard, reading, _ = min(attempts, key=lambda attempt: 8 * len(attempt[1].faults) - len(attempt[1].octets))
+        message = decode_message(reading.octets, standard)
+        if message is None or len(reading.faults) > len(reading.octets) // 8:
+            return None
+        octets = message.octets
+        if len(octets) < _PLAIN_OCTETS and not reading.faults and reading.over:
+            octets = reading.octets  # it is longer than it says
+        if len(octets) < _PLAIN_OCTETS:
+            return None
         length = (reading.ends[-1] - reading.ends[0]) * len(reading.ends) / (len(reading.ends) - 1)
-        return Frame(standard, reader.mark_from, round(start + length), message)
+        return Frame(standard, reader.mark_from, round(start + length), _corrupt(standard, octets))
 
     def _find_start(self, reader: _Reader) -> None:
         """The likeliest place of the first start bit, by tone pair, if a message begins there at all."""
@@ -261,10 +280,25 @@ def _of_pair(pair: str) -> FskStandard:
 
 def _believable(message: Message, reading: _Reading) -> bool:
     """Whether a message is what was sent: its checksum is right, its framing too, and nothing else is as likely."""
-    count = len(message.octets)
-    if message.checksum != "ok" or any(fault < count for fault in reading.faults):
+    if message.checksum != "ok" or not _framed(message, reading):
         return False
     return message.standard == "jp" or reading.margin > _MARGIN
+
+
+def _framed(message: Message, reading: _Reading) -> bool:
+    return not any(fault < len(message.octets) for fault in reading.faults)
+
+
+def _corrupt(standard: FskStandard, octets: bytes) -> Message:
+    return Message(standard=standard, checksum="failed", presentation="corrupt", parameters={}, octets=octets)
+
+
+def _mended(octets: bytes, standard: FskStandard) -> Iterator[tuple[FskStandard, bytes]]:
+    """What may have been sent where one bit of a message's beginning is wrong. standard: of the tones."""
+    for other, begin in ((standard, bytes((MDMF,))), (standard, bytes((SDMF,))), (standard, bytes((WAITING,))), _JP):
+        wrong = sum((is_ ^ should).bit_count() for is_, should in zip(octets, begin, strict=False))
+        if wrong == 1 and len(octets) > len(begin):
+            yield other, begin + octets[len(begin) :]
 
 
 class _Tones:
