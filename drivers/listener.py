@@ -1,7 +1,8 @@
 """The listener: the soft modems of all lines in a process of their own, on a copy of the sound.
 
-Late or dead, it stops nothing else: blocks that it cannot take at once are dropped and counted, and it is
-started again when it ended or hangs. `python -m drivers.listener` is that process; it ends with its parent.
+Late or dead, it stops nothing else: blocks that it cannot take at once, or has not taken after 2 s, are dropped and
+counted, and it is started again when it ended or hangs. `python -m drivers.listener` is that process; it ends with its
+parent.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ from drivers.signals import AudioBlock, Country, DeviceLost, DeviceReady, Signal
 
 _log = logging.getLogger(__name__)
 
-_HEAD = struct.Struct("<iqq")  # line, at_ns, lost_frames; the frames follow
+_HEAD = struct.Struct("<iqqq")  # line, at_ns, lost_frames, when it was sent; the frames follow
 _LONGEST_BYTES = 1 << 18
 _QUEUE_BYTES = 200_000  # of the kernel, which counts 1 kB and more for each block: seconds of sound
 _NICE = 5
 _BACK_OFF_S = (0.2, 1.0, 5.0, 30.0)
 _PROVED_NS = 60_000_000_000  # a process that ran for so long was no failed start
-_HANGS_NS = 5_000_000_000
+_OLDEST_NS = 2_000_000_000  # what the process takes later is no news: a caller would be shown after the call
+_BEAT_S = 1.0  # the process tells this often that it lives
+_HANGS = 3  # beats that are missing
 
 
 class Listener:
@@ -53,8 +56,6 @@ class Listener:
         self._socket: socket.socket | None = None  # a queue of whole blocks that the kernel keeps, and signals back
         self._dropped = dict.fromkeys(countries, 0)  # frames that the next block must tell of
         self._refused = 0  # blocks, for the log
-        self._refused_since_ns: int | None = None  # none was taken since
-        self._hangs = False
         self._lost = False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name="listener", daemon=True)
@@ -76,17 +77,13 @@ class Listener:
         given = self._socket
         lost = block.lost_frames + self._dropped[line]
         if given is not None:
-            head = _HEAD.pack(line, block.at_ns - self._delay_ns, lost)
+            head = _HEAD.pack(line, block.at_ns - self._delay_ns, lost, time.monotonic_ns())
             try:
                 given.send(head + block.pcm, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
                 self._dropped[line] = 0
-                self._refused_since_ns = None
                 return
             except OSError:  # full: it is late; or broken: it ended, which the thread sees
                 self._refused += 1
-                now_ns = time.monotonic_ns()
-                self._refused_since_ns = self._refused_since_ns or now_ns
-                self._hangs = now_ns - self._refused_since_ns > _HANGS_NS
         self._dropped[line] = lost + len(block.pcm) // 2
 
     def _supervise(self) -> None:
@@ -130,21 +127,26 @@ class Listener:
 
     def _hear(self, here: socket.socket, process: subprocess.Popen[bytes]) -> str:
         refused = self._refused
+        missing = 0  # beats
         while not self._closing.is_set():
-            if select.select([here], [], [], 1.0)[0]:
+            late, signals = 0, []
+            if select.select([here], [], [], _BEAT_S)[0]:
+                missing = 0
                 packet = here.recv(_LONGEST_BYTES)
                 if not packet:
                     break
                 if self._socket is None:
                     self._socket = here  # it is ready: from now on it gets sound
                     self._ready(process.pid)
-                for heard in pickle.loads(packet):
-                    self._post(heard)
-            if self._refused != refused:
-                _log.warning("listener=late blocks_dropped=%d", self._refused - refused)
+                late, signals = pickle.loads(packet)
+            elif self._socket is not None:  # one that starts may take long
+                missing += 1
+            if late or self._refused != refused:
+                _log.warning("listener=late blocks_dropped=%d", late + self._refused - refused)
                 refused = self._refused
-            if self._hangs:
-                self._refused_since_ns, self._hangs = None, False
+            for heard in signals:
+                self._post(heard)
+            if missing > _HANGS:
                 process.kill()
                 return "hung"
         if self._closing.is_set():
@@ -186,18 +188,34 @@ def main(descriptor: int, rate_hz: int, lines: list[str]) -> None:
         pass  # a service manager may forbid it; then it runs like the unit itself
     from drivers.softmodem.listener import SoftModem  # noqa: PLC0415  the unit itself must not load numpy for this
 
-    modems = {}
+    modems: dict[int, SoftModem] = {}
+    dropped: dict[int, int] = {}  # frames that were too old, since the last block that was not
+    late = 0  # blocks, since it was told
     for text in lines:
         line, _, country = text.partition("=")
         modems[int(line)] = SoftModem(int(line), country, rate_hz)  # type: ignore[arg-type]
     with socket.socket(fileno=descriptor) as parent:
         try:
-            parent.send(pickle.dumps([]))
-            while packet := parent.recv(_LONGEST_BYTES):
-                line, at_ns, lost = _HEAD.unpack_from(packet)
-                heard = modems[line].feed(AudioBlock(at_ns=at_ns, pcm=packet[_HEAD.size :], lost_frames=lost))
-                if heard:
-                    parent.send(pickle.dumps(heard))
+            parent.send(pickle.dumps((late, [])))
+            told_ns = time.monotonic_ns()
+            while True:
+                heard: list[Signal] = []
+                if select.select([parent], [], [], _BEAT_S)[0]:
+                    packet = parent.recv(_LONGEST_BYTES)
+                    if not packet:
+                        return
+                    line, at_ns, lost, sent_ns = _HEAD.unpack_from(packet)
+                    pcm = packet[_HEAD.size :]
+                    lost += dropped.pop(line, 0)
+                    if time.monotonic_ns() - sent_ns > _OLDEST_NS:
+                        dropped[line] = lost + len(pcm) // 2
+                        late += 1
+                    else:
+                        heard = modems[line].feed(AudioBlock(at_ns=at_ns, pcm=pcm, lost_frames=lost))
+                now_ns = time.monotonic_ns()
+                if heard or now_ns - told_ns >= _BEAT_S * 1_000_000_000:
+                    parent.send(pickle.dumps((late, heard)))
+                    told_ns, late = now_ns, 0
         except (BrokenPipeError, ConnectionResetError):
             pass  # the parent has gone
 

@@ -16,8 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers.listener import Listener
-from drivers.signals import AudioBlock, DeviceLost, DeviceReady, KeyHeard, Signal, VoiceHeard
+from drivers.signals import AudioBlock, CallerIdReceived, DeviceLost, DeviceReady, KeyHeard, Signal, VoiceHeard
 from drivers.softmodem.listener import RATE_HZ, Resampler, SoftModem
+from tests.test_frames import mdmf
+from tests.test_fsk import wave
 
 Samples = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -141,6 +143,25 @@ def test_what_follows_long_quiet_is_heard_from_its_beginning() -> None:
     heard(modem, blocks(quiet, RATE_HZ, 480))
     heard(modem, blocks(quiet, RATE_HZ, 480, 10**12))
     assert time.process_time() - began_s < 1.0
+
+
+# -- frames
+
+
+MAILBOX = [
+    ("bell202", mdmf((0x0B, b"\xff"), kind=0x82)),
+    ("v23", mdmf((0x11, b"\x81"), (0x13, b"\xff"))),
+    ("v23", mdmf((0x0B, b"\xff"), kind=0x82)),
+]
+
+
+@pytest.mark.parametrize(("tones", "octets"), MAILBOX)
+def test_a_waiting_message_is_no_caller(tones: str, octets: bytes) -> None:
+    found = heard(SoftModem(1, "uk", RATE_HZ), blocks(wave(octets, tones, seizure=96), RATE_HZ, 480))
+    assert [each for each in found if isinstance(each, CallerIdReceived)] == []
+    caller = mdmf((0x11, b"\x01"), (0x02, b"0300001234"), (0x13, b"\xff"))  # a caller, and messages wait too
+    found = heard(SoftModem(1, "uk", RATE_HZ), blocks(wave(caller, tones, seizure=96), RATE_HZ, 480))
+    assert [each.number for each in found if isinstance(each, CallerIdReceived)] == ["0300001234"]
 
 
 # -- keys and voices
@@ -278,18 +299,39 @@ def test_a_late_listener_loses_blocks_and_nobody_waits(posted: _Posted, listener
 
 
 @pytest.mark.realtime
-def test_a_listener_that_hangs_is_started_again(
-    posted: _Posted, listener: Listener, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("drivers.listener._HANGS_NS", 300_000_000)
+def test_a_listener_that_hangs_is_started_again(posted: _Posted, listener: Listener) -> None:
     os.kill(_child(), signal.SIGSTOP)
-    until_s = time.monotonic() + 10
-    while posted.signals.empty() and time.monotonic() < until_s:
-        listener.take(1, AudioBlock(at_ns=0, pcm=bytes(9600)))
-        time.sleep(0.005)
+    began_s = time.monotonic()
+    _key(listener, 1, "6", 10**12)
     lost = posted.wait(DeviceLost)
     assert isinstance(lost, DeviceLost) and "hung" in lost.reason
+    assert time.monotonic() - began_s < 6
     posted.wait(DeviceReady)
+    _key(listener, 1, "7", 11**12)
+    key = posted.wait(KeyHeard)
+    assert isinstance(key, KeyHeard) and key.key == "7"
+
+
+@pytest.mark.realtime
+def test_what_a_starved_listener_takes_too_late_is_lost(
+    posted: _Posted, listener: Listener, caplog: pytest.LogCaptureFixture
+) -> None:
+    child = _child()
+    os.kill(child, signal.SIGSTOP)
+    _key(listener, 1, "5", 10**12)
+    time.sleep(2.5)
+    os.kill(child, signal.SIGCONT)
+    _key(listener, 1, "4", 10**12 + 800_000_000)
+    key = posted.wait(KeyHeard)
+    assert isinstance(key, KeyHeard) and key.key == "4"
+    assert abs(key.at_ns - 10**12 - 880_000_000) < 10_000_000  # the lost blocks are accounted for
+    assert any("listener=late" in record.message for record in caplog.records)
+
+
+@pytest.mark.realtime
+def test_a_quiet_listener_does_not_hang(posted: _Posted, listener: Listener) -> None:
+    time.sleep(5)
+    assert posted.signals.empty()
 
 
 @pytest.mark.realtime
