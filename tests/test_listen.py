@@ -15,7 +15,8 @@ import soundfile
 
 from drivers.virtual import fsk
 from firmware.cli.main import main
-from tests.test_listener import keyed
+from tests.test_fsk import wave
+from tests.test_listener import MAILBOX, keyed
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the folder of recordings is not here")
@@ -180,6 +181,15 @@ def test_a_caller_sent_as_keys_is_one_fact(tmp_path: Path, capsys: pytest.Captur
     assert (fact["kind"], fact["standard"], fact["number"], fact["checksum"]) == (
         *("caller_id", "dtmf", "0300001234", "absent"),
     )
+
+
+@pytest.mark.parametrize(("tones", "octets"), MAILBOX)
+def test_a_waiting_message_prints_nothing(
+    tones: str, octets: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "waiting.wav"
+    soundfile.write(path, wave(octets, tones, seizure=96), 8000)
+    assert facts(capsys, "--country", "uk", path) == []
 
 
 def test_for_people(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
