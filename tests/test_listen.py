@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +224,34 @@ def test_no_file_is_one_sentence_and_the_others_are_heard(
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 2
     assert [text.partition(":")[0] for text in err.splitlines()] == [str(tmp_path / "none.wav"), str(tmp_path)]
+
+
+def test_a_name_that_is_no_text_is_a_name(tmp_path: Path, sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.wav"))
+    path.write_bytes(sound.read_bytes())
+    ran = subprocess.run(
+        [sys.executable, "-m", "firmware", "listen", "--json", path, tmp_path / "none"],
+        capture_output=True,
+        check=False,
+        cwd=Path(__file__).parents[1],
+    )
+    assert sorted(told([json.loads(line) for line in ran.stdout.splitlines()])) == STEREO
+    assert ran.stderr.count(b"\n") == 1 and b"none: cannot be read" in ran.stderr
+    path.write_bytes(b"")
+    ran = subprocess.run(
+        [sys.executable, "-m", "firmware", "listen", path],
+        capture_output=True,
+        check=False,
+        cwd=Path(__file__).parents[1],
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr.count(b"\n")) == (2, b"", 1)
+
+
+def test_a_pipe_or_device_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    for path in (tmp_path / "pipe.wav", Path("/dev/zero")):
+        assert main(["listen", str(path)]) == 2
+        assert capsys.readouterr().err == f"{path}: is a device or a pipe; give the path of a sound file.\n"
 
 
 def test_a_cut_file_gives_what_it_has(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import queue
 import signal
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,7 +74,18 @@ def test_resampling_keeps_moment_level_and_band(rate_hz: int) -> None:
         assert np.abs(above)[50:].max() < 0.002
 
 
-@given(st.sampled_from([11025, 16000, 44100]), st.lists(st.integers(0, 3000), max_size=20))
+@pytest.mark.parametrize("rate_hz", [4001, 47999, 191_999])
+def test_an_odd_rate_costs_little_memory(rate_hz: int) -> None:
+    tracemalloc.start()
+    resampler = Resampler(rate_hz)
+    got = resampler.feed(np.sin(2 * np.pi * 1000 * np.arange(rate_hz // 2) / rate_hz).astype(np.float32))
+    most_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most_bytes < 48_000_000
+    assert np.abs(got - np.sin(2 * np.pi * 1000 * np.arange(len(got)) / RATE_HZ))[50:-50].max() < 0.004
+
+
+@given(st.sampled_from([11025, 16000, 44100, 47999]), st.lists(st.integers(0, 3000), max_size=20))
 @settings(max_examples=30, deadline=None)
 def test_resampling_is_the_same_in_any_chunks(rate_hz: int, cuts: list[int]) -> None:
     sound = np.random.default_rng(1).standard_normal(sum(cuts) + 100).astype(np.float32)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from drivers.modem_text import LIMIT_BYTES, QUIET_NS, ModemText
 from drivers.signals import CallerIdReceived, Country, KeyHeard, LoopReport, ModemRing, Presentation, Signal
 from drivers.virtual.modem import Dialect, caller_id_bytes, ring_bytes
+from firmware.cli.main import main
 
 DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
 RAW: tuple[Dialect, ...] = ("hex", "agere", "silabs")  # these hand a bad checksum on
@@ -448,3 +451,16 @@ def test_five_megabytes_of_noise_in_bounded_memory() -> None:
     text.tick(LATER_NS)
     text.feed(b"\r\nNMBR = 0300001234\r\n", LATER_NS)
     assert [getattr(signal, "number", None) for signal in text.tick(2 * LATER_NS)] == ["0300001234"]
+
+
+def test_a_capture_that_is_a_pipe_or_huge_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "huge").open("wb") as huge:
+        huge.truncate(1 << 36)
+    for path, why in (
+        (tmp_path / "pipe", "is a device or a pipe; give the file of a capture."),
+        (Path("/dev/zero"), "is a device or a pipe; give the file of a capture."),
+        (tmp_path / "huge", "is larger than 4 MB; cut it to the calls that matter."),
+    ):
+        assert main(["modem-log", str(path)]) == 2
+        assert capsys.readouterr().err == f"{path}: {why}\n"

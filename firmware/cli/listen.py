@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -90,6 +91,8 @@ def _show(shown: Console, fact: Fact, *, several: bool) -> None:
 def hear(path: Path, country: Country, progress: Callable[[float], None] = lambda part: None) -> Iterator[Fact]:
     """What is signalled in a file, as it is heard. Raises InputError where there is no sound in it."""
     try:
+        if not path.is_file() and not path.is_dir() and path.exists():
+            raise InputError(f"{path}: is a device or a pipe; give the path of a sound file.")
         path.open("rb").close()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a sound file.") from error
@@ -199,7 +202,7 @@ class _Sound:
 
     def _by_libsndfile(self) -> Iterator[Frames]:
         try:
-            with soundfile.SoundFile(self._path) as file:
+            with soundfile.SoundFile(os.fsencode(self._path)) as file:
                 self._fits(file.samplerate, file.channels)
                 self.length_s = file.frames / file.samplerate
                 while len(frames := file.read(round(_BLOCK_S * self.rate_hz), "float32", always_2d=True)):

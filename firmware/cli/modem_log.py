@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Iterator
 
@@ -11,14 +12,21 @@ from drivers.modem_text import QUIET_NS, ModemText
 from drivers.signals import CallerIdReceived, Country, KeyHeard, LoopReport, ModemRing, Signal
 from firmware.cli.main import InputError
 
+_MOST_BYTES = 4_000_000  # a unit keeps 256 kB
+_PAGE = 1000  # facts that are laid out as one table, for the memory it takes
 _LOOP = {"broken": "line_broken", "restored": "line_restored", "extension": "extension"}
 
 
 def modem_log(args: argparse.Namespace) -> int:
     try:
-        captured = args.file.read_bytes()
+        if not args.file.is_file() and not args.file.is_dir() and args.file.exists():
+            raise InputError(f"{args.file}: is a device or a pipe; give the file of a capture.")
+        with args.file.open("rb") as file:
+            captured = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise InputError(f"{args.file}: cannot be read ({error.strerror}); give the file of a capture.") from error
+    if len(captured) > _MOST_BYTES:
+        raise InputError(f"{args.file}: is larger than 4 MB; cut it to the calls that matter.")
     facts = _facts(captured, args.country)
     if args.json:
         for _, fact in facts:
@@ -29,11 +37,17 @@ def modem_log(args: argparse.Namespace) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("time", "kind", "number", "name", "reason", box=None)
-    for at, fact in facts:
-        kind = fact["raw"] if fact["kind"] == "ring" else fact["kind"]
-        table.add_row(*(Text(value or "") for value in (at, kind, fact["number"], fact["name"], fact["reason"])))
-    Console(highlight=False).print(table if table.row_count else "No ring and no caller is in this capture.")
+    console = Console(highlight=False)
+    some = False
+    while page := list(itertools.islice(facts, _PAGE)):
+        table = Table("time", "kind", "number", "name", "reason", box=None, show_header=not some)
+        for at, fact in page:
+            kind = fact["raw"] if fact["kind"] == "ring" else fact["kind"]
+            table.add_row(*(Text(value or "") for value in (at, kind, fact["number"], fact["name"], fact["reason"])))
+        console.print(table)
+        some = True
+    if not some:
+        console.print("No ring and no caller is in this capture.")
     return 0
 
 
