@@ -127,6 +127,7 @@ class _Block:
         self._open: set[str] = set()
         self._recording: str | None = None
         self._state = State.IDLE
+        self._shown: str | None = None
         self._due: list[tuple[int, str]] = []  # the recorder's answers
         self._left = left
 
@@ -323,7 +324,8 @@ class _Block:
                 if command.keep:
                     self._due.append((self.now + self.dice.randrange(1, 5 * S), command.call_id))
             case ShowLine():
-                assert command.state is not self._state, "shown without a change"
+                assert (command.state, command.call_id) != (self._state, self._shown), "shown without a change"
+                self._shown = command.call_id
                 self._state = command.state
                 self.states[command.state.value] += 1
             case SaveCall():
