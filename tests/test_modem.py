@@ -674,6 +674,28 @@ def test_a_capture_with_escapes_quotes_and_prefixes_is_read(tmp_path: Path, caps
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(
+    ("line", "data"),
+    [
+        (rb"""'RING\r\n' b"NAME = O'HARA" """, b"RING\r\nNAME = O'HARA\r\n"),
+        (rb"'NAME = O\'HARA' '\\'", b"NAME = O'HARA\r\n\\\r\n"),
+        (b"b'NAME = \x83\x5c'", b"NAME = \x83\x5c\r\n"),  # the second byte of a Shift_JIS character
+        (b"b'NMBR = 0300", b""),  # cut, maybe in a number
+    ],
+)
+def test_quoted_text_of_a_log_is_read(line: bytes, data: bytes) -> None:
+    (piece,) = modem_capture.read(line)
+    assert piece.data == data
+
+
+@pytest.mark.parametrize("part", [rb"\a", rb"\'", b'\\"', b"\\", b"b'", b"\x83\\'"])
+def test_quotes_without_end_take_no_time(part: bytes) -> None:
+    began_s = time.process_time()
+    for begin in (b"'", b"b'", b"'\""):
+        list(modem_capture.read(begin + part * 100_000))
+    assert time.process_time() - began_s < 5
+
+
 def test_a_modem_that_does_not_keep_caller_id_is_lost(run: Run, plugged: Plugged, posted: Posted) -> None:
     run(plugged("usr", NoCallerId).port)
     lost = posted.lost("does not switch caller ID on")
