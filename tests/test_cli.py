@@ -274,6 +274,25 @@ def test_a_terminal_without_japanese() -> None:
     assert b"Tsuroku (??) records" in done.stdout
 
 
+@pytest.mark.parametrize("command", ["modem-log", "replay"])
+def test_a_reader_that_goes_away_is_no_fault(command: str, tmp_path: Path) -> None:
+    """`| head`: tables too, and what tells of files that cannot be read must not take the output for one."""
+    path = tmp_path / "in"
+    journal = (ROOT / "tests/captures/number-display-answered.jsonl").read_bytes()
+    path.write_bytes(journal if command == "replay" else b"RING\r\n")
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-u", "-m", "firmware", command, path],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_play_without_a_loudspeaker_is_one_sentence(played: Path, tmp_path: Path) -> None:
     nothing = tmp_path / "asound.conf"
     nothing.write_text("pcm.!default { type hw card 99 }\n")

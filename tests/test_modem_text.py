@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import random
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -451,6 +453,17 @@ def test_five_megabytes_of_noise_in_bounded_memory() -> None:
     text.tick(LATER_NS)
     text.feed(b"\r\nNMBR = 0300001234\r\n", LATER_NS)
     assert [getattr(signal, "number", None) for signal in text.tick(2 * LATER_NS)] == ["0300001234"]
+
+
+def test_a_fact_is_one_line_that_commands_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """0x85 is in half of all Japanese names and a line end to many readers; 0x9b begins a terminal's command."""
+    path = tmp_path / "x"
+    path.write_bytes(b"RING\r\nNMBR = 0300001234\r\nNAME = \x83V\x83\x85\x83\x93\x9b2J\r\n")
+    assert main(["modem-log", str(path), "--json"]) == 0
+    text = capsys.readouterr().out
+    _, fact = map(json.loads, text.splitlines())
+    assert "\x83\x85\x83\x93\x9b2J" in fact["raw"]
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
 
 
 def test_a_capture_that_is_a_pipe_or_huge_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from firmware.cli.main import InputError
+from firmware.cli.main import InputError, json_line
 from firmware.cli.show import caller_text, outcome_text, terminal, time_text, waveform
 from firmware.cli.unit import settings_of
 from firmware.core.call import upgraded
@@ -73,7 +73,7 @@ def list_(args: argparse.Namespace) -> int:
     calls = calls[-args.last :] if args.last else calls
     if args.json:
         for call in calls:
-            print(json.dumps(call, ensure_ascii=False))
+            print(json_line(call))
         return 0
     print_calls(calls, terminal())
     return 0
@@ -110,7 +110,7 @@ def print_calls(calls: Sequence[Mapping[str, Any]], console: Console) -> None:
 def show(args: argparse.Namespace) -> int:
     data, call = _one(args)
     if args.json:
-        print(json.dumps(call, ensure_ascii=False))
+        print(json_line(call))
         return 0
     console = terminal()
     table = Table(box=None, show_header=False, pad_edge=False)

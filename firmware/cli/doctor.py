@@ -23,6 +23,7 @@ from drivers.modem import Modem
 from drivers.signals import DeviceLost, DeviceReady, Signal
 from firmware import clock
 from firmware.app import HEALTH_FILE, STORE_FILE
+from firmware.cli.main import json_line
 from firmware.cli.show import terminal
 from firmware.cli.unit import settings_of
 from firmware.records.store import StoreError, read_table, unit_runs
@@ -49,7 +50,7 @@ def doctor(args: argparse.Namespace) -> int:
     for finding in _examine(settings, board):
         wrong = wrong or finding.state == "wrong"
         if args.json:
-            print(json.dumps(asdict(finding), ensure_ascii=False), flush=True)
+            print(json_line(asdict(finding)), flush=True)
         else:
             mark, colour = {"good": ("ok", "green"), "wrong": ("!!", "red"), "unknown": ("??", "yellow")}[finding.state]
             text = Text.assemble((mark, colour), " ", (f"{finding.what:<12}", "bold"), " ", finding.says)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import logging
+import re
 import sys
 import typing
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from drivers.signals import Country
 
 SETTINGS = Path("/etc/tsuroku/settings.toml")
+# Controls that terminals obey, what Unicode calls a line end, and the octets of a file name that is no text.
+_UNPRINTED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class InputError(Exception):
@@ -171,6 +177,11 @@ class _Lazy:
 
         code: int = getattr(importlib.import_module(f"firmware.cli.{self._module}"), self._name)(args)
         return code
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """A record as one line, whatever reads it: a modem's 0x85 is a line end to some readers, its 0x9b a command."""
+    return _UNPRINTED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(record, ensure_ascii=False))
 
 
 def log_to_stderr(*, debug: bool = False) -> None:

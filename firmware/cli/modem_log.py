@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 from collections.abc import Iterator
 
 from drivers.modem_capture import read
 from drivers.modem_text import QUIET_NS, ModemText
 from drivers.signals import CallerIdReceived, Country, KeyHeard, LoopReport, ModemRing, Signal
-from firmware.cli.main import InputError
+from firmware.cli.main import InputError, json_line
 
 _MOST_BYTES = 4_000_000  # a unit keeps 256 kB
 _PAGE = 1000  # facts that are laid out as one table, for the memory it takes
@@ -30,14 +29,15 @@ def modem_log(args: argparse.Namespace) -> int:
     facts = _facts(captured, args.country)
     if args.json:
         for _, fact in facts:
-            print(json.dumps(fact, ensure_ascii=False))
+            print(json_line(fact))
         return 0
 
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    from firmware.cli.show import terminal
+
+    console = terminal()
     some = False
     while page := list(itertools.islice(facts, _PAGE)):
         table = Table("time", "kind", "number", "name", "reason", box=None, show_header=not some)

@@ -35,13 +35,19 @@ ABSENT = {
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
+class _Terminal(Console):
+    def on_broken_pipe(self) -> None:
+        """The reader of a pipe went away: as for any output, no fault (rich would exit with 1)."""
+        raise BrokenPipeError
+
+
 def terminal(*, stderr: bool = False, picture: bool = False) -> Console:
     """Where people read. Text is shown as it is, since a caller's name may look like markup.
 
     Narrower than 80 columns the terminal itself folds the lines; a file gets them whole.
     """
     width = 110 if picture else None if (sys.stderr if stderr else sys.stdout).isatty() else 160
-    console = Console(stderr=stderr, width=width, record=picture, markup=False, emoji=False, highlight=False)
+    console = _Terminal(stderr=stderr, width=width, record=picture, markup=False, emoji=False, highlight=False)
     console.width = max(console.width, 80)
     return console
 

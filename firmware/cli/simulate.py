@@ -20,7 +20,7 @@ from drivers.virtual import scenario as story
 from drivers.virtual.broker import BrokerUnavailable
 from drivers.virtual.sound import SoundError
 from firmware.cli.calls import print_calls
-from firmware.cli.main import InputError
+from firmware.cli.main import InputError, json_line
 from firmware.cli.show import event_text, terminal, waveform
 from firmware.simulate import BASE_NS, LiveUnit, check, results, seconds, stepped
 
@@ -51,7 +51,7 @@ def simulate(args: argparse.Namespace) -> int:
     calls, _ = results(data)
     if args.json:
         for call in calls:
-            print(json.dumps(_told(call, data, base_ns), ensure_ascii=False))
+            print(json_line(_told(call, data, base_ns)))
     elif calls:
         console.print()
         print_calls(calls, console)

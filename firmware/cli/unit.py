@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from firmware.cli.main import InputError, log_to_stderr
+from firmware.cli.main import InputError, json_line, log_to_stderr
 from firmware.settings import Settings, SettingsError, load
 from hw import board
 
@@ -60,6 +59,8 @@ def replay(args: argparse.Namespace) -> int:
             _replay(args.journal)
     except JournalError as error:
         raise InputError(str(error)) from error
+    except BrokenPipeError:
+        raise  # of the output
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"{args.journal}: cannot be read ({why}); give the path of a journal.") from error
@@ -70,7 +71,7 @@ def _replay(journal: Path) -> None:
     from firmware.engine.journal import replay as replayed
 
     for call in {save.call.call_id: save.call for save in replayed(journal)}.values():
-        print(json.dumps(call.to_dict(), ensure_ascii=False))
+        print(json_line(call.to_dict()))
 
 
 def _masked(journal: Path) -> None:
@@ -92,7 +93,7 @@ def _explain(args: argparse.Namespace) -> None:
     if args.json:
         for account in told:
             for entry in account.entries:
-                print(json.dumps(step_to_dict(entry, account, unmasked=args.numbers), ensure_ascii=False))
+                print(json_line(step_to_dict(entry, account, unmasked=args.numbers)))
         return
     console = terminal()
     if not any(account.call for account in told):
