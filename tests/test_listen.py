@@ -217,6 +217,45 @@ def test_no_sound_is_one_sentence(
     assert err == f"{path}: has no sound in it; give a sound file.\n"
 
 
+def test_a_library_adds_no_words_of_its_own(sound: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """libmpg123 would, of most files that were cut."""
+    samples, rate_hz = soundfile.read(sound)
+    path = sound.with_name("cut.mp3")
+    soundfile.write(path, np.tile(samples, (2, 1)), rate_hz)
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert main(["listen", str(path), "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert len(out.splitlines()) == 3 and err == ""
+
+
+def test_what_ffmpeg_only_took_for_sound_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of noise that looked like MP3 for a moment it tells a stream without rate and channels."""
+    probe = tmp_path / "ffprobe"
+    probe.write_text("""#!/bin/sh\necho '{"streams": [{"sample_rate": "0", "channels": 0}], "format": {}}'\n""")
+    probe.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    path = tmp_path / "noise.mp3"
+    path.write_bytes(np.random.default_rng(1).bytes(100_000))
+    assert main(["listen", str(path)]) == 2
+    assert capfd.readouterr() == ("", f"{path}: has no sound in it; give a sound file.\n")
+
+
+@needs_ffmpeg
+@pytest.mark.filterwarnings("error")
+def test_samples_that_are_no_number_are_silence(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    samples, rate_hz = soundfile.read(sound)
+    samples[::5000] = np.nan
+    samples[7] = np.inf
+    soundfile.write(sound, samples, rate_hz, "FLOAT")
+    path = sound.with_name("a.mka")
+    made = ["ffmpeg", "-v", "error", "-i", str(sound), "-c:a", "pcm_f32le", str(path)]
+    assert subprocess.run(made, check=False).returncode == 0
+    for file in (sound, path):
+        assert sorted(told(facts(capsys, file)))[:1] == STEREO[:1]
+
+
 def test_no_file_is_one_sentence_and_the_others_are_heard(
     tmp_path: Path, sound: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -235,7 +274,9 @@ def test_a_name_that_is_no_text_is_a_name(tmp_path: Path, sound: Path, capsys: p
         check=False,
         cwd=Path(__file__).parents[1],
     )
-    assert sorted(told([json.loads(line) for line in ran.stdout.splitlines()])) == STEREO
+    found = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert sorted(told(found)) == STEREO
+    assert {fact["file"] for fact in found} == {str(path)}
     assert ran.stderr.count(b"\n") == 1 and b"none: cannot be read" in ran.stderr
     path.write_bytes(b"")
     ran = subprocess.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -20,7 +21,7 @@ from rich.text import Text
 
 from drivers.signals import AudioBlock, CallerIdReceived, CasHeard, Country, KeyHeard, Signal, ToneHeard
 from drivers.softmodem.listener import SETTLED_S, SoftModem
-from firmware.cli.main import InputError
+from firmware.cli.main import InputError, json_line
 from firmware.cli.show import terminal
 
 _BLOCK_S = 0.5
@@ -63,7 +64,7 @@ def listen(args: argparse.Namespace) -> int:
             try:
                 for fact in hear(path, args.country, lambda part, task=task: bar.update(task, completed=part)):  # type: ignore[misc]
                     if args.json:
-                        print(json.dumps(asdict(fact), ensure_ascii=False), flush=True)
+                        print(json_line(asdict(fact)), flush=True)
                     else:
                         _show(shown, fact, several=len(args.files) > 1)
             except InputError as error:
@@ -102,7 +103,7 @@ def hear(path: Path, country: Country, progress: Callable[[float], None] = lambd
     for frames in sound.blocks():
         if not channels:
             channels = [_Channel(str(path), n, country, sound.rate_hz) for n in range(1, frames.shape[1] + 1)]
-        pcm = np.rint(np.clip(frames, -1, 1) * 32767).astype("<i2")
+        pcm = np.rint(np.nan_to_num(np.clip(frames, -1, 1)) * 32767).astype("<i2")
         at_ns = taken * 1_000_000_000 // sound.rate_hz
         for number, channel in enumerate(channels):
             yield from channel.hear(AudioBlock(at_ns=at_ns, pcm=pcm[:, number].tobytes()))
@@ -173,6 +174,20 @@ class _Channel:
         return Fact(file=self._file, at_s=round(at_ns / 1e9, 3), channel=self._channel, kind=kind, **known)
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """libmpg123, below libsndfile, writes what it thinks of a file to the terminal by itself: that goes nowhere."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nowhere)
+        os.close(kept)
+
+
 class _Sound:
     """The sound of a file, read by libsndfile, or by ffmpeg where libsndfile cannot. rate_hz is known with a block."""
 
@@ -202,11 +217,17 @@ class _Sound:
 
     def _by_libsndfile(self) -> Iterator[Frames]:
         try:
-            with soundfile.SoundFile(os.fsencode(self._path)) as file:
+            with _quiet():
+                opened = soundfile.SoundFile(os.fsencode(self._path))
+            with opened as file:
                 self._fits(file.samplerate, file.channels)
                 self.length_s = file.frames / file.samplerate
-                while len(frames := file.read(round(_BLOCK_S * self.rate_hz), "float32", always_2d=True)):
-                    yield np.nan_to_num(frames, copy=False)
+                while True:
+                    with _quiet():
+                        frames = file.read(round(_BLOCK_S * self.rate_hz), "float32", always_2d=True)
+                    if not len(frames):
+                        return
+                    yield frames
         except (soundfile.SoundFileError, TypeError):
             pass  # not its format (TypeError: a bare .raw); or cut or damaged here, then what came is all
 
@@ -225,10 +246,11 @@ class _Sound:
                 f"{self._path}: is no sound that libsndfile reads; other formats need ffmpeg (apt install ffmpeg)."
             ) from error
         found = json.loads(probe.stdout) if probe.returncode == 0 else {}
-        if not found.get("streams"):
+        stream: dict[str, Any] = next(iter(found.get("streams", [])), {})
+        channels = int(stream.get("channels", 0))
+        if not channels:  # also where a few bytes looked like a format, but no sound followed
             return
-        channels = int(found["streams"][0]["channels"])
-        self._fits(int(found["streams"][0]["sample_rate"]), channels)
+        self._fits(int(stream["sample_rate"]), channels)
         self.length_s = float(found.get("format", {}).get("duration", 0))
         decode = ["ffmpeg", "-nostdin", *reads, "-i", name, "-map", "a:0", "-f", "f32le", "-"]
         with subprocess.Popen(decode, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as ffmpeg:
