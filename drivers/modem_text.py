@@ -56,6 +56,7 @@ _FORMS = (
 )
 _BARE_NUMBER = re.compile(rb"\+?[0-9]{7,20}")  # a line of digits alone; shorter ones are speeds and product codes
 _BARE_HEX = re.compile(rb"(?:80|04|90 ?81|10 ?01)(?: ?[0-9A-Fa-f]{2}){4,}")
+_BARE_LAMP = re.compile(rb"0603424242(?:31)?")  # hexadecimal too, though it looks like a number: a message waits
 _RING = re.compile(rb"RING(?:[ \t:]*([A-Z0-9]))?(?=[ \t]|$)[ \t]*")
 _RING_DIGIT = b"2"  # V0
 _CADENCE = re.compile(rb"(DRO[NF])[ \t]*=[ \t]*([0-9]{1,4})")
@@ -268,7 +269,8 @@ class ModemText:
             if match := form.fullmatch(line):
                 return [(n, v, match.end(n) < len(line)) for n, v in match.groupdict().items() if v is not None]
         if not self._torn and not self.asked and not (self._block and self._block.fields):
-            if _BARE_HEX.fullmatch(line) and (len(line) > 20 or (line.startswith(b"80") and _proved(line))):
+            is_hex = _BARE_HEX.fullmatch(line) and (len(line) > 20 or (line.startswith(b"80") and _proved(line)))
+            if is_hex or _BARE_LAMP.fullmatch(line):
                 return [("message", line, False)]
             if _BARE_NUMBER.fullmatch(line):
                 return [("number", line, False)]

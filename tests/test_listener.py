@@ -164,6 +164,7 @@ MAILBOX = [
     ("bell202", mdmf((0x0B, b"\xff"), kind=0x82)),
     ("v23", mdmf((0x11, b"\x81"), (0x13, b"\xff"))),
     ("v23", mdmf((0x0B, b"\xff"), kind=0x82)),
+    ("bell202", bytes.fromhex("060342424231")),  # single data: the lamp on
 ]
 
 

@@ -131,6 +131,7 @@ def test_no_number_has_a_reason_or_is_corrupt(text: bytes, presentation: Present
         b"OK\r\n\r\nERROR\r\n0\r\n4\r\n56000\r\n115200\r\n",
         b"ATE0\r\r\nAT+VCID=1\r\r\nAT#CID=1\r\r\nOK\r\n",
         b"MESG = 0B0101\r\nMESG = 82030B0101\r\n82030B01FF6E\r\n",  # a message waits: nobody calls
+        b"MESG = 060342424231\r\nMESG = 06036F6F6F\r\n060342424231\r\n0603424242\r\n06036F6F6FAA\r\n",  # the lamp
         b"RING CENTRAL\r\nBEARING = 5\r\nFLASH\r\nCIDM\r\nNO CARRIER\r\n",
         b"\x10s\x10q\x10\x03\x10\x10\x10u\xff\xfe\0\0\0\r\n\x10\r\n",
     ],

@@ -21,7 +21,8 @@ SDMF, MDMF, WAITING = 0x04, 0x80, 0x82
 DATE, NUMBER, CALLED, NO_NUMBER, REDIRECTING, NAME, NO_NAME, MESSAGE_WAITING, CALL_TYPE = (
     *(0x01, 0x02, 0x03, 0x04, 0x05, 0x07, 0x08, 0x0B, 0x11),
 )
-_LONE = (DATE, NUMBER, CALLED, NO_NUMBER, REDIRECTING, 0x06, NAME, NO_NAME, MESSAGE_WAITING, CALL_TYPE)
+_QUALIFIER = 0x06  # of a call; also the single-data message that lights a lamp (42 42 42) or puts it out (6F 6F 6F)
+_LONE = (DATE, NUMBER, CALLED, NO_NUMBER, REDIRECTING, _QUALIFIER, NAME, NO_NAME, MESSAGE_WAITING, CALL_TYPE)
 _JP_CALLED, _JP_REDIRECTING = 0x09, 0x0B
 _JP_START = bytes((0x10, 0x01, 0x07, 0x10, 0x02))  # DLE SOH, header, DLE STX, without parity
 _DLE, _ETX = 0x10, 0x03
@@ -172,7 +173,8 @@ def _lone(octets: bytes) -> Message | None:
         checksum, parameters = "ok", parse_parameters(octets[:-1])
     if not parameters or not all(kind in _LONE for kind in parameters):
         return None
-    return _message(None, checksum, parameters, octets)
+    lamp = parameters.keys() == {_QUALIFIER} and parameters[_QUALIFIER] in (b"BBB", b"ooo")
+    return _message(None, checksum, parameters, octets, message_waiting=lamp)
 
 
 def _proved(octets: bytes) -> bool:
