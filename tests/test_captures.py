@@ -22,6 +22,14 @@ CAPTURES = [
 ]
 
 
+def test_no_file_lies_here_untested() -> None:
+    """A capture of an unknown kind, or an expectation whose capture has another name, would be passed over."""
+    known = {path for capture in CAPTURES for path in (capture, capture.with_suffix(".expect.jsonl"))}
+    there = {path for path in FOLDER.iterdir() if path.name != "README.md" and not path.name.startswith(".")}
+    unknown = sorted(there - known)
+    assert not unknown, f"no test: {', '.join(path.name for path in unknown)}; README.md there tells how to name them"
+
+
 @pytest.mark.parametrize("capture", CAPTURES, ids=lambda path: path.name)
 def test_capture(capture: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expect = capture.with_suffix(".expect.jsonl")
