@@ -85,6 +85,16 @@ def test_an_odd_rate_costs_little_memory(rate_hz: int) -> None:
     assert np.abs(got - np.sin(2 * np.pi * 1000 * np.arange(len(got)) / RATE_HZ))[50:-50].max() < 0.004
 
 
+def test_a_long_gap_costs_little_memory() -> None:
+    modem = SoftModem(1, "jp", 192_000)
+    modem.feed(AudioBlock(at_ns=0, pcm=bytes(1000)))
+    tracemalloc.start()
+    modem.feed(AudioBlock(at_ns=60_000_000_000, pcm=bytes(1000), lost_frames=60 * 192_000))
+    most_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most_bytes < 60_000_000
+
+
 @given(st.sampled_from([11025, 16000, 44100, 47999]), st.lists(st.integers(0, 3000), max_size=20))
 @settings(max_examples=30, deadline=None)
 def test_resampling_is_the_same_in_any_chunks(rate_hz: int, cuts: list[int]) -> None:

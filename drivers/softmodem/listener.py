@@ -148,6 +148,7 @@ class Resampler:
     _ZEROS = 18  # zero crossings of the sinc on either side, at 8 kHz
     _KAISER = 6.0  # 63 dB down
     _PHASES = 1024
+    _AT_ONCE = 1024  # frames made: each takes a window of what was fed and its weights, 7 kB at 192 kHz
 
     def __init__(self, rate_hz: int) -> None:
         divisor = gcd(rate_hz, RATE_HZ)
@@ -176,10 +177,12 @@ class Resampler:
         if count == 0:
             self._held = held
             return np.empty(0, np.float32)
-        moments = self._next + self._down * np.arange(count)
         windows = np.lib.stride_tricks.sliding_window_view(held, 2 * self._half + 1)
-        phases = moments % self._up * self._phases // self._up
-        made: Samples = np.einsum("ij,ij->i", windows[moments // self._up], self._weights[phases])
+        made = np.empty(count, np.float32)
+        for at in range(0, count, self._AT_ONCE):
+            moments = self._next + self._down * np.arange(at, min(at + self._AT_ONCE, count))
+            phases = moments % self._up * self._phases // self._up
+            made[at : at + len(moments)] = np.einsum("ij,ij->i", windows[moments // self._up], self._weights[phases])
         after = self._next + self._down * count
         used = min(after // self._up, room)
         self._held, self._next = held[used:], after - used * self._up
