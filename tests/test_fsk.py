@@ -39,8 +39,13 @@ def wave(
     stop: int = 1,
     dbm0: float = -13.0,
     phase: float = 0.0,
+    twist_db: float = 0.0,
+    stepped: bool = False,
 ) -> Sound:
-    """A frame as continuous-phase FSK, a quarter of a second of silence on each side."""
+    """A frame as continuous-phase FSK, a quarter of a second of silence on each side.
+
+    twist_db: mark over space. stepped: bits begin at whole samples, as of senders that count them.
+    """
     bits = [0, 1] * (seizure // 2) + [1] * mark
     for octet in octets:
         bits += [0, *(octet >> bit & 1 for bit in range(8)), *[1] * stop]
@@ -49,7 +54,11 @@ def wave(
     length = 8000 / (1200 * speed)
     cycles = np.cumsum([0.0, *((mark_hz if bit else space_hz) * length / 8000 for bit in bits)])
     turns = np.interp(np.arange(int(len(bits) * length)), np.arange(len(bits) + 1) * length, cycles)
-    amplitude = 10 ** ((dbm0 - FULL_SCALE_DBM0) / 20)
+    sent = np.array(bits)[(np.arange(len(turns)) / length).astype(int)]
+    if stepped:
+        turns = np.cumsum(np.where(sent == 1, mark_hz, space_hz)) / 8000
+    sign = 2 * sent - 1
+    amplitude = 10 ** ((dbm0 - FULL_SCALE_DBM0) / 20 + sign * twist_db / 40)
     silence = np.zeros(2000)
     return np.concatenate([silence, amplitude * np.sin(2 * np.pi * turns + phase), silence])
 
@@ -97,6 +106,17 @@ def test_hum_seizure_and_a_short_mark(standard: str, hum_hz: int) -> None:
     sound = wave(octets, standard, seizure=300, mark=60)
     sound += 0.7 * np.sin(2 * np.pi * hum_hz / 8000 * np.arange(len(sound)))
     check(only(sound), standard, octets)
+
+
+@pytest.mark.parametrize("twist_db", [-10, -6, 6, 10])
+@pytest.mark.parametrize("standard", [*MESSAGES, "sdmf"])
+def test_a_line_that_weakens_one_tone(standard: str, twist_db: float) -> None:
+    octets = sdmf(b"11231200" + NUMBER.encode()) if standard == "sdmf" else MESSAGES[standard]
+    tones = "bell202" if standard == "sdmf" else standard
+    for speed in (0.99, 0.995, 1.0, 1.005, 1.01):
+        sound = wave(octets, tones, seizure=0 if standard == "jp" else 96, speed=speed, twist_db=twist_db, stepped=True)
+        sound += noise(len(sound), -43)
+        check(only(np.concatenate([sound, np.zeros(8000)])), tones, octets)
 
 
 def test_noise_bytes_after_a_frame_and_two_calls() -> None:

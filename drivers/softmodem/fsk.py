@@ -369,9 +369,14 @@ class _Tones:
                 break
             place += 9 * _BIT + _BIT // 4 + int(falls[0]) + _BIT // 2
         sizes = np.array(loudness)
-        noisy = _odds_scale(sizes) * usual < _CLEAR
-        # Timing and filters, not noise, make the weakest bits of a clear signal: what counts is how open the eye is.
-        odds = sizes * (_MARGIN / _OPEN / usual)
+        noisy = False
+        odds = np.empty(len(sizes))
+        for tone in (0, 1):  # each for itself: a long line weakens the higher one, and that is no noise
+            bits = np.array(line) == tone
+            usual = float(np.median(sizes[bits])) if bits.any() else 1.0
+            noisy |= _odds_scale(sizes[bits]) * usual < _CLEAR
+            # Timing and filters, not noise, make the weakest bits of a clear signal: it counts how open the eye is.
+            odds[bits] = sizes[bits] * (_MARGIN / _OPEN / usual)
         events = [_Event(float(odds[bit]), (bit,)) for bit in np.flatnonzero(odds < _MARGIN).tolist()]
         margin = 0.0 if noisy else _margin(line, events, place_of)
         return _Reading(bytes(octets), tuple(ends), tuple(faults), margin, over)
