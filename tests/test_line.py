@@ -923,6 +923,82 @@ def test_a_good_frame_behind_many_bad_ones_counts() -> None:
     assert bench.calls[0].caller.raw == "0300001234"
 
 
+def turned(ms: float) -> PolarityEdge:
+    return PolarityEdge(at_ns=round(ms * MS), line=1, reversed=True)
+
+
+@pytest.mark.parametrize("number_display", [False, True])
+def test_a_lift_behind_a_reversal_of_the_idle_line_meets_a_caller(number_display: bool) -> None:
+    bench = Bench(number_display)
+    bench.give(turned(10_000))
+    bench.loop(10_500, True)
+    bench.give(turned(10_520))
+    bench.loop(30_000, False)
+    bench.to(60_000)
+    (call,) = bench.calls
+    assert (call.direction, call.outcome, call.opened_ns) == ("incoming", "answered", 10_000 * MS)
+    assert (call.answered_ns, call.rings) == (10_500 * MS, 0)
+    assert [s.from_ns for s in bench.starts] == [10_500 * MS]
+
+
+@pytest.mark.parametrize("number_display", [False, True])
+def test_dial_tone_tells_that_nobody_is_behind_a_reversal(number_display: bool) -> None:
+    bench = Bench(number_display)
+    bench.give(turned(10_000))
+    bench.loop(10_500, True)
+    bench.tone(10_800, "dial", 12_000, over=False)
+    bench.keys(12_500, "0300005678")
+    bench.loop(30_000, False)
+    bench.to(60_000)
+    missed, made = bench.calls
+    assert (missed.outcome, missed.answered_ns) == ("missed", None)
+    assert (made.direction, made.opened_ns) == ("outgoing", 10_500 * MS) and made.recording is not None
+    assert made.dialled is not None and made.dialled.raw == "0300005678"
+
+
+def test_a_key_before_the_dial_tone_was_told_leaves_no_half_of_a_number() -> None:
+    bench = Bench(number_display=True)
+    bench.start_signal(1000)
+    bench.loop(2700, True)
+    bench.keys(3500, "03")
+    bench.tone(3000, "dial", 3800)
+    bench.keys(4000, "00005678")
+    bench.loop(30_000, False)
+    bench.to(60_000)
+    missed, made = bench.calls
+    assert (missed.outcome, missed.keyed) == ("missed", 0)
+    assert (made.direction, made.dialled, made.keyed) == ("outgoing", None, 8)
+
+
+@pytest.mark.parametrize(("hung_up", "reversal", "lift"), [(9000, 10_300, 11_000), (0, 3000, 7000), (0, 5080, 5000)])
+def test_a_reversal_of_a_release_or_long_before_or_behind_the_lift_is_no_caller(
+    hung_up: int, reversal: int, lift: int
+) -> None:
+    bench = Bench()
+    if hung_up:
+        bench.loop(1000, True)
+        bench.loop(hung_up, False)
+    for at, given_ in sorted([(reversal, turned(reversal)), (lift, None)], key=lambda each: each[0]):
+        if given_:
+            bench.give(given_)
+        else:
+            bench.loop(at, True)
+    bench.loop(30_000, False)
+    bench.to(60_000)
+    assert [call.direction for call in bench.calls] == ["outgoing"] * (2 if hung_up else 1)
+
+
+def test_the_modem_s_rings_tell_that_the_caller_is_still_there() -> None:
+    bench = Bench()
+    for at in (2000, 5000):
+        bench.give(ModemRing(at_ns=at * MS, line=1))
+    bench.loop(6000, True)
+    bench.tone(6500, "dial", 8000)
+    bench.loop(31_000, False)
+    bench.to(60_000)
+    assert [call.outcome for call in bench.calls] == ["answered"]
+
+
 # -- who calls
 
 

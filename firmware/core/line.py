@@ -77,6 +77,7 @@ _START_PAUSE_NS = 1000 * _MS
 _DIAL_TONE_NS = 2500 * _MS
 _MOST_MARKS = 200  # evidence is bounded: a chattering contact must not grow a record without end
 _MOST_HEARD = 8
+_MOST_ANNOUNCED = 4
 _MOST_DIGITS = 40
 # The dialled number is complete when no digit has followed for so long; what is keyed later is the call's own.
 _NUMBER_OVER_NS = 8000 * _MS
@@ -86,6 +87,10 @@ _WHOLE_NUMBER = 10  # digits; a voice behind so many ends the number at once
 _ONE_WAITING_NS = 10_000 * _MS
 # Polarity turns before the start signal; what turned this long before the first ring belongs to the call.
 _REVERSAL_BEFORE_RING_NS = 3000 * _MS
+# The first ring, or the start signal, follows a reversal or an alert (CAS) on an idle line within this: a lift that
+# comes before it meets a caller. Not so soon behind a call: its release turns the polarity back.
+_ANNOUNCED_NS = 3000 * _MS
+_RELEASED_NS = 2000 * _MS
 # The exchange's busy tone for so many cycles: the far end has hung up.
 _BUSY_CYCLES = 4
 
@@ -263,6 +268,8 @@ class Line:
         self._waiting: tuple[CallerIdReceived, ...] = ()  # of the caller who waits
         self._waiting_ns = -_ONE_WAITING_NS
         self._reversal_ns = -_REVERSAL_BEFORE_RING_NS  # of the idle line
+        self._idle_ns = -_RELEASED_NS  # since when the line is idle
+        self._announced: tuple[Mark, ...] = ()  # what the idle line has told of a caller who has not rung yet
         self._digits = ""  # dialled so far
         self._dialling_by: Literal["dtmf", "pulse"] | None = None
         self._last_digit_ns = 0
@@ -351,6 +358,8 @@ class Line:
             raise RuntimeError(f"{before.value} x {type(fact).__name__} went to {after.value}, not in the table")
         self.state = after
         if after is not before:
+            self._idle_ns = fact.known_ns if isinstance(fact, OnHook) else _at(fact)
+            self._announced = ()
             call_id = self._call.call_id if self._call else None
             self._out.append(ShowLine(line=self.config.number, state=after, since_ns=_at(fact), call_id=call_id))
 
@@ -759,6 +768,18 @@ def _handshake_mended(line: Line, fact: LoopMended) -> State:
     return State.CID_HANDSHAKE
 
 
+def _tone_in_handshake(line: Line, fact: ToneHeard) -> State:
+    """The exchange is silent before its frame: dial tone says that the caller had given up."""
+    soon = 0 <= fact.at_ns - line._loop_closed_ns < _DIAL_TONE_NS
+    if fact.tone == "dial" and soon and line._the_call().direction is not None:
+        return _lifted_too_late(line, fact)
+    return line.state
+
+
+def _key_in_handshake(line: Line, fact: KeyHeard) -> State:
+    return _keyed(line, fact) if fact.at_ns >= line._loop_closed_ns else line.state
+
+
 def _handshake_done(line: Line, fact: OnHook) -> State:
     """Receive complete: the terminal opens the loop, ordinary ringing follows."""
     line._timers.pop("handshake_over", None)
@@ -786,6 +807,9 @@ def _ringing_over(line: Line, fact: RingingOver) -> State:
 
 def _lift_to_dial(line: Line, fact: OffHook) -> State:
     line._loop_closed_ns = fact.at_ns
+    announced = [mark for mark in line._announced if 0 < fact.at_ns - mark.at_ns < _ANNOUNCED_NS]
+    if announced and not fact.joined:
+        return _lift_meets_caller(line, fact, announced)
     if fact.joined:
         line._call = line._open(fact.at_ns, None)
         line._save(line._call)
@@ -800,6 +824,16 @@ def _lift_to_dial(line: Line, fact: OffHook) -> State:
     line._save(line._call, event("call.dialled", line._call, fact.at_ns, correction=False))
     line._used(fact.at_ns)
     return State.DIALLING
+
+
+def _lift_meets_caller(line: Line, fact: OffHook, announced: list[Mark]) -> State:
+    """A call had begun, and nothing had rung yet: whoever lifts is connected with the caller."""
+    line._call = call = replace(line._open(announced[0].at_ns, "incoming"), marks=tuple(announced))
+    line._save(call, event("call.ringing", call, call.opened_ns))
+    if line.config.number_display and line._profile.start_signal_ms is not None:
+        return _handshake_begins(line, fact)  # the exchange takes the lift for the primary answer
+    line._record(fact.at_ns)  # what was sent before it is caller ID
+    return _answered(line, fact.at_ns)
 
 
 def _far_end_answers(line: Line, fact: PolarityEdge) -> State:
@@ -938,13 +972,13 @@ def _rings_on(call: Call, until_ns: int) -> bool:
 
 
 def _rang_out(line: Line, at_ns: int) -> bool:
-    """Dial tone right behind the lift, and the last ring was over: nobody was there any more."""
+    """Dial tone right behind the lift, and the last ring was over, or none had come: nobody was there any more."""
     call = line._the_call()
-    last_ns = max((until for _, until in call.bursts), default=call.opened_ns)
+    rung_ns = [until for _, until in call.bursts] or [m.at_ns for m in call.marks if m.kind == "modem_ring"]
     return (
         call.direction == "incoming"
         and at_ns - line._loop_closed_ns < _DIAL_TONE_NS
-        and line._loop_closed_ns - last_ns > line._profile.ring_pause_ms * _MS
+        and (not rung_ns or line._loop_closed_ns - max(rung_ns) > line._profile.ring_pause_ms * _MS)
     )
 
 
@@ -953,14 +987,16 @@ def _lifted_too_late(line: Line, fact: ToneHeard) -> State:
     call, lifted_ns = line._the_call(), line._loop_closed_ns
     known = call.keyed > 0  # digits that came before the tone was recognised are masked
     line._stop(fact.until_ns, keep=False)
-    line._quiet_ns = max((until for _, until in call.bursts), default=call.opened_ns)
+    # A burst goes on for a moment behind the lift.
+    line._quiet_ns = min(lifted_ns, max((until for _, until in call.bursts), default=call.opened_ns))
     line._call = replace(call, answered_ns=None, answer_evidence=None, marks=_without_tones(call), keyed=0)
     line._miss(line._quiet_ns, "caller_gave_up")
-    line._call = call = line._open(lifted_ns, "outgoing")
+    # What told of the caller can have come in the 100 ms that a lift takes to be one.
+    line._call = call = line._open(max(lifted_ns, line._ended_ns), "outgoing")
     line._number_open, line._sound.listening = not known, True
     line._record(lifted_ns - line.config.pre_roll_ms * _MS)
     call = line._the_call()
-    line._save(call, event("call.dialled", call, lifted_ns, correction=False))
+    line._save(call, event("call.dialled", call, call.opened_ns, correction=False))
     line._mark(Mark(kind="tone", at_ns=fact.at_ns, until_ns=fact.until_ns, detail=fact.tone))
     line._used(fact.until_ns)
     return State.DIALLING
@@ -1148,6 +1184,15 @@ def _polarity(line: Line, fact: PolarityEdge) -> State:
 
 def _polarity_idle(line: Line, fact: PolarityEdge) -> State:
     line._reversal_ns = fact.at_ns
+    if fact.at_ns - line._idle_ns > _RELEASED_NS:
+        line._announced = (*line._announced, Mark(kind="polarity", at_ns=fact.at_ns))[-_MOST_ANNOUNCED:]
+    return line.state
+
+
+def _cas_idle(line: Line, fact: CasHeard) -> State:
+    if fact.at_ns > line._idle_ns:
+        alert = Mark(kind="cas", at_ns=fact.at_ns, until_ns=fact.until_ns)
+        line._announced = (*line._announced, alert)[-_MOST_ANNOUNCED:]
     return line.state
 
 
@@ -1185,10 +1230,11 @@ def _table() -> Mapping[tuple[State, type], Rule]:
         (s.IDLE, OffHook): Rule(
             _lift_to_dial,
             (s.DIALLING, s.IN_CALL, s.CID_HANDSHAKE),
-            "off-hook / found off-hook: joined late / found off-hook: call or primary answer",
+            "off-hook / off-hook, joined or announced / off-hook, joined or announced: call or primary answer",
         ),
         (s.IDLE, LineCut): Rule(_cut_idle, (s.LINE_CUT,), "line cut"),
         (s.IDLE, PolarityEdge): _stay(s.IDLE, _polarity_idle),
+        (s.IDLE, CasHeard): _stay(s.IDLE, _cas_idle),
         (s.RINGING, RingBurst): _stay(s.RINGING, _ring_goes_on),
         (s.RINGING, RingBurstOver): _stay(s.RINGING, _burst_over),
         (s.RINGING, RingingOver): Rule(_ringing_over, (s.IDLE,), "no burst for 6 s: missed"),
@@ -1208,6 +1254,10 @@ def _table() -> Mapping[tuple[State, type], Rule]:
         (s.CID_HANDSHAKE, HandshakeOver): Rule(_handshake_was_answer, (s.IN_CALL,), "still closed: answered"),
         (s.CID_HANDSHAKE, LineCut): Rule(_cut_in_handshake, (s.LINE_CUT,), "line cut: missed"),
         (s.CID_HANDSHAKE, CallerIdReceived): _stay(s.CID_HANDSHAKE, _caller),
+        (s.CID_HANDSHAKE, KeyHeard): _stay(s.CID_HANDSHAKE, _key_in_handshake),
+        (s.CID_HANDSHAKE, ToneHeard): Rule(
+            _tone_in_handshake, (s.DIALLING, s.CID_HANDSHAKE), "dial tone: caller had given up / tone"
+        ),
         (s.DIALLING, PolarityEdge): Rule(
             _far_end_answers, (s.IN_CALL, s.DIALLING), "polarity reversal: answered / reversal of seizure or release"
         ),
@@ -1252,15 +1302,14 @@ def _table() -> Mapping[tuple[State, type], Rule]:
     for state, facts in {
         s.IDLE: (
             RingBurstOver, RingingOver, HandshakeOver, NumberOver, Unused, LoopBroken, LoopMended, DialPulses, OnHook,
-            LineBack, LoopReport, KeyHeard, ToneHeard, CasHeard, VoiceHeard, ButtonPressed,
+            LineBack, LoopReport, KeyHeard, ToneHeard, VoiceHeard, ButtonPressed,
         ),
         s.RINGING: (
             HandshakeOver, NumberOver, Unused, LoopBroken, LoopMended, DialPulses, OnHook, LineBack, KeyHeard,
             ToneHeard, CasHeard, VoiceHeard,
         ),
         s.CID_HANDSHAKE: (
-            RingBurst, RingingOver, NumberOver, Unused, OffHook, LineBack, ModemRing, KeyHeard, ToneHeard, CasHeard,
-            VoiceHeard,
+            RingBurst, RingingOver, NumberOver, Unused, OffHook, LineBack, ModemRing, CasHeard, VoiceHeard,
         ),
         s.DIALLING: (RingBurst, RingBurstOver, RingingOver, HandshakeOver, OffHook, LineBack, ModemRing),
         s.IN_CALL: (RingBurst, RingBurstOver, RingingOver, HandshakeOver, NumberOver, OffHook, LineBack, ModemRing),
