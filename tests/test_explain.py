@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from drivers.signals import KeyHeard, LoopEdge, Signal
+from drivers.signals import CallerIdReceived, KeyHeard, LoopEdge, Signal
 from drivers.virtual import scenario as story
 from firmware.cli.main import main
 from firmware.core.call import Call
@@ -161,10 +162,12 @@ def test_a_masked_journal_gives_the_same_calls_with_other_numbers(scenario: str,
     assert len(same) == len({a for a, _ in same}), "the same number became the same"
 
 
-def journal_with(directory: Path, edges: list[LoopEdge | KeyHeard]) -> Path:
-    unwanted = config(unwanted=("+81300009012",))
-    journal, reads = Journal(directory, [unwanted]), Reads()
-    line = Line(unwanted, JournalledReads(journal, reads.call_id, reads.clock))
+def journal_with(
+    directory: Path, edges: Sequence[LoopEdge | KeyHeard | CallerIdReceived], unwanted: tuple[str, ...] = ()
+) -> Path:
+    own = config(unwanted=unwanted)
+    journal, reads = Journal(directory, [own]), Reads()
+    line = Line(own, JournalledReads(journal, reads.call_id, reads.clock))
     engine = Engine({1: line}, journal, lambda command: None, lambda given: None, lambda: 0)
     for edge in edges:
         engine.take(edge)
@@ -173,14 +176,53 @@ def journal_with(directory: Path, edges: list[LoopEdge | KeyHeard]) -> Path:
     return directory / "00000001.jsonl"
 
 
-def test_keys_and_the_do_not_record_list_are_masked_too(tmp_path: Path) -> None:
-    keys: list[LoopEdge | KeyHeard] = [LoopEdge(at_ns=S, line=1, closed=True)]
-    for n, key in enumerate("0300001234"):
-        keys.append(KeyHeard(at_ns=2 * S + n * S // 5, line=1, key=key, until_ns=2 * S + n * S // 5 + S // 10))
-    keys.append(LoopEdge(at_ns=30 * S, line=1, closed=False))
-    journal = journal_with(tmp_path, keys)
-    text = "\n".join(masked(journal))
-    assert text.count('"key":"0"') == 10 and "300009012" not in text
+def keyed(keys: str, at_s: float) -> list[LoopEdge | KeyHeard | CallerIdReceived]:
+    """A call that is dialled at at_s and hung up 30 s later."""
+    at = round(at_s * S)
+    heard = [
+        KeyHeard(at_ns=at + S + n * S // 5, line=1, key=key, until_ns=at + S + n * S // 5 + S // 10)
+        for n, key in enumerate(keys)
+    ]
+    begin, end = LoopEdge(at_ns=at, line=1, closed=True), LoopEdge(at_ns=at + 30 * S, line=1, closed=False)
+    return [begin, *heard, end]
+
+
+def called_by(number: str, at_s: float) -> list[LoopEdge | KeyHeard | CallerIdReceived]:
+    at = round(at_s * S)
+    caller = CallerIdReceived(
+        at_ns=at,
+        line=1,
+        source="modem",
+        presentation="allowed",
+        number=number,
+        name=None,
+        date_raw=None,
+        raw=number,
+    )
+    lift, end = LoopEdge(at_ns=at + S, line=1, closed=True), LoopEdge(at_ns=at + 30 * S, line=1, closed=False)
+    return [caller, lift, end]
+
+
+def test_a_masked_journal_records_whom_the_real_one_does(tmp_path: Path) -> None:
+    """The list is compared with the number, however it is spelled or dialled."""
+    given = keyed("0300001234", 10) + keyed("1860300009012", 60) + keyed("117", 110) + keyed("*21*0300009012#", 160)
+    for n, number in enumerate(("0300009012", "+81300009012", "81300009012", "0451234567")):
+        given += called_by(number, 210 + 50 * n)
+    journal = journal_with(tmp_path, given, unwanted=("+81300009012", "117"))
+    copy = tmp_path / "masked.jsonl"
+    copy.write_text("\n".join(masked(journal)) + "\n", encoding="utf-8")
+    real, fictitious = ([save.call for save in replay(path)] for path in (journal, copy))
+    assert [without_numbers(call) for call in fictitious] == [without_numbers(call) for call in real]
+    last = {call.call_id: call for call in fictitious}.values()
+    unwanted = [call.no_recording == "do_not_record" for call in last]
+    assert unwanted == [False, True, True, False, True, True, True, False]
+    for of, instead in zip(real, fictitious, strict=True):
+        assert of.caller.kind == instead.caller.kind and (of.dialled is None) == (instead.dialled is None)
+        if of.dialled and instead.dialled:
+            assert (of.dialled.number is None) == (instead.dialled.number is None)
+            assert of.dialled.caller_id == instead.dialled.caller_id
+    text = copy.read_text(encoding="utf-8") + repr(fictitious)
+    assert not any(number in text for number in ("00009012", "00001234", "51234567", "'117'"))
 
 
 def test_a_number_dialled_with_pulses_cannot_be_masked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,7 +100,7 @@ def _checked(digits: str) -> str | None:
     """Calling code and national number as E.164, where the plan has room for such a number."""
     if not (digits.isascii() and digits.isdecimal()) or len(digits) > _MOST_DIGITS:
         return None
-    code, rest = _split("+" + digits)
+    code, rest = split("+" + digits)
     for region in CALLING_CODES.get(code, "").split():
         plan = _plan(region)
         if str(len(rest)) in plan.lengths and re.fullmatch(plan.possible, rest):
@@ -110,7 +110,7 @@ def _checked(digits: str) -> str | None:
 
 def national(number: str | None) -> str | None:
     """An E.164 number as people of its country write it: 03-0000-1234, (212) 555-0100. As it is where they do not."""
-    code, rest = _split(number)
+    code, rest = split(number)
     if not code:
         return None
     for pattern, leading, form in _plan(CALLING_CODES[code].split()[0]).forms:
@@ -124,12 +124,12 @@ def kind(number: str | None) -> Kind:
     region = _region_code(number)
     if region is None:
         return "unknown"
-    return _kind(_plan(region), _split(number)[1])
+    return _kind(_plan(region), split(number)[1])
 
 
 def region(number: str | None, home: Country | None = None) -> Region | None:
     """Where an E.164 number belongs; None: to no country or to several. With home: None rather than that country."""
-    code, rest = _split(number)
+    code, rest = split(number)
     at = _region_code(number)
     if number is None or at not in COUNTRIES:
         return None
@@ -194,7 +194,7 @@ def _kind(plan: _Plan, rest: str) -> Kind:
     return cast(Kind, found[0]) if found else "unknown"
 
 
-def _split(number: str | None) -> tuple[str, str]:
+def split(number: str | None) -> tuple[str, str]:
     """Calling code and national number of an E.164 number; ("", "") where there is none."""
     if number is not None and number.startswith("+"):
         for end in (2, 3, 4):
@@ -205,7 +205,7 @@ def _split(number: str | None) -> tuple[str, str]:
 
 def _region_code(number: str | None) -> str | None:
     """The region of an E.164 number, or its calling code; None: the code is shared and no region has the number."""
-    code, rest = _split(number)
+    code, rest = split(number)
     regions = CALLING_CODES.get(code, "").split()
     if len(regions) == 1:
         return regions[0]

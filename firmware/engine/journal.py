@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from drivers import signals
-from drivers.signals import LinePresentEdge, LoopEdge
+from drivers.signals import Country, KeyHeard, LinePresentEdge, LoopEdge
 from firmware.core import facts
 from firmware.core.call import ClockRead
 from firmware.core.explain import Step, TracedLine, private
 from firmware.core.facts import Gap, Input, RecordingReady
 from firmware.core.hook import DialPulses, HookTiming
 from firmware.core.line import LineConfig, SaveCall, Timer
+from firmware.core.numbers import Dialled, e164, kind, split
 
 log = logging.getLogger(__name__)
 
@@ -280,21 +281,46 @@ def _steps(entries: Iterator[tuple[int, dict[str, Any]]], name: str) -> Iterator
 def masked(path: Path) -> Iterator[str]:
     """The journal's lines with fictitious numbers in place of what came over the line or was dialled.
 
-    The same number becomes the same, of the same length; a replay makes the same of it. Raises as replay() does, and
-    JournalError for a number that was dialled with pulses: it stands in the edges.
+    The same number becomes the same in whatever spelling, of the same length and kind; a replay makes the same of it.
+    Raises as replay() does, and JournalError for a number that was dialled with pulses: it stands in the edges.
     """
+    numbers = _Fictitious()
+    keys = iter(_keys(path, numbers))
+    with path.open(encoding="utf-8") as file:
+        for _, entry in _entries(file, str(path)):
+            told = numbers.instead_of(entry)
+            if entry.get("in") == "KeyHeard":
+                told["key"] = next(keys, "0")
+            yield json.dumps(told, separators=(",", ":"), ensure_ascii=False)
+
+
+def _keys(path: Path, numbers: _Fictitious) -> list[str]:
+    """What stands in place of each key: the fictitious number's where a number was dialled, else 0."""
+    keys: list[str] = []
+    open_number: dict[int, list[int]] = {}  # by line, where its keys stand
+    with path.open(encoding="utf-8") as file:
+        _, head = next(_entries(file, str(path)), (0, {}))
     for step in steps(path):
         if any(isinstance(judged.fact, DialPulses) for judged in step.judged):
             raise JournalError(f"{path}: holds digits dialled with pulses, which cannot be masked; take another call.")
-    numbers = _Fictitious()
-    with path.open(encoding="utf-8") as file:
-        for _, entry in _entries(file, str(path)):
-            yield json.dumps(numbers.instead_of(entry), separators=(",", ":"), ensure_ascii=False)
+        if isinstance(step.cause, KeyHeard):
+            key = step.cause.key
+            if step.judged and key in "0123456789*#":
+                open_number.setdefault(step.line, []).append(len(keys))
+            keys.append("0" if key.isdigit() else key)
+        for command in step.commands:
+            if not isinstance(command, SaveCall) or not command.call.dialled:
+                continue
+            if any(told.type == "call.dialled" for told in command.events):
+                country = next(config["country"] for config in head["lines"] if config["number"] == step.line)
+                new = numbers.dialled(command.call.dialled, country)
+                for at, key in zip(open_number.pop(step.line, []), new, strict=False):
+                    keys[at] = key
+    return keys
 
 
-# What stands in a journal's own lines, and the trunk prefix instead of a country code.
+# What stands in a journal's own lines.
 _HEAD = {"id", "state", "country", "opened", "answered", "ended"}
-_TRUNK = {"+81": "0", "+44": "0", "+1": ""}
 
 
 class _Fictitious:
@@ -302,36 +328,57 @@ class _Fictitious:
 
     def __init__(self) -> None:
         self._of: dict[str, str] = {}
+        self._countries: dict[int, Country] = {}
 
-    def instead_of(self, value: Any, name: str = "", of: str = "") -> Any:
+    def instead_of(self, value: Any, name: str = "", of: str = "", country: Country | None = None) -> Any:
         """A value of a journal's line, at whatever depth."""
         if isinstance(value, dict):
             own = value.get("in", of)
-            return {key: self.instead_of(each, key, own) for key, each in value.items()}
+            if "country" in value:
+                self._countries[value["number"]] = value["country"]
+            at = self._countries.get(value.get("number" if "country" in value else "line", 0), country)
+            return {key: self.instead_of(each, key, own, at) for key, each in value.items()}
         if isinstance(value, list):
-            return [self.instead_of(each, name, of) for each in value]
+            return [self.instead_of(each, name, of, country) for each in value]
         if name in _HEAD or not private(name, value, of):
             return value
         if name == "raw" and of == "CallerIdReceived":
             return "masked"
-        return self._text(value)
+        return self._text(value, country)
 
-    def _text(self, text: str) -> str:
+    def dialled(self, dialled: Dialled, country: Country) -> str:
+        """Keys instead of those of a dialled number; the prefixes stay."""
+        prefix = dialled.raw.removesuffix(dialled.digits)
+        if not dialled.digits.isdecimal():
+            return prefix + re.sub("[0-9]", "0", dialled.digits)
+        return prefix + self._number(dialled.digits, dialled.number)
+
+    def _text(self, text: str, country: Country | None) -> str:
         if len(text) == 1:
             return "0"  # a key
         if not re.fullmatch(r"\+?[0-9]+", text):
             return "masked"
-        abroad = next((code for code in _TRUNK if text.startswith(code)), "")
-        national = _TRUNK[abroad] + text[len(abroad) :] if abroad else text
-        if national not in self._of:
-            self._of[national] = self._new(national)
-        new = self._of[national]
-        return abroad + new[len(_TRUNK[abroad]) :] if abroad else new
+        return self._number(text, e164(text, country) if country else None)
 
-    def _new(self, national: str) -> str:
-        """The prefix stays, the subscriber is one of an unused exchange (+1: 555-01xx)."""
-        count, size = len(self._of) + 1, len(national)
-        if size == 10 and national[0] != "0":
-            return f"{national[:3]}55501{count % 100:02d}"
-        prefix = national[: 3 if national[2:3] == "0" else 2] if size > 6 else ""
-        return prefix + str(count % 10_000).zfill(size - len(prefix))[-(size - len(prefix)) :]
+    def _number(self, text: str, number: str | None) -> str:
+        """The same spelling of another number; number: the E.164 of text."""
+        code, subscriber = split(number)
+        if not subscriber or not text.endswith(subscriber):
+            code, subscriber = "", text
+        known = f"+{code}{subscriber}" if code else text
+        if known not in self._of:
+            self._of[known] = self._new(code, subscriber)
+        return text.removesuffix(subscriber) + self._of[known]
+
+    def _new(self, code: str, subscriber: str) -> str:
+        """One of an unused exchange (+1: 555-01xx); the first digits stay, as many as its kind depends on."""
+        count, size = len(self._of) + 1, len(subscriber)
+        if code == "1" and size == 10:
+            return f"{subscriber[:3]}55501{count % 100:02d}"
+        least = 0 if size <= 6 else 2 if subscriber[1] == "0" else 1
+        made = [
+            subscriber[:keep] + str(count % 10 ** (size - keep)).zfill(size - keep)
+            for keep in range(least, max(least, size - 4) + 1)
+        ]
+        like = kind(f"+{code}{subscriber}")
+        return next((new for new in made if kind(f"+{code}{new}") == like), made[0]) if code else made[0]
