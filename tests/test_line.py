@@ -923,6 +923,47 @@ def test_a_good_frame_behind_many_bad_ones_counts() -> None:
     assert bench.calls[0].caller.raw == "0300001234"
 
 
+def test_a_burst_that_nobody_saw_makes_no_two_callers_of_one_start_signal() -> None:
+    bench = Bench(number_display=True)
+    for at in (1000, 3000, 4000):
+        bench.ring(at, 500)
+    bench.loop(4700, True)
+    bench.give(heard_on_line(5700, 6100, "0300001234"))
+    bench.loop(6300, False)
+    bench.ring(7800)
+    bench.to(60_000)
+    (call,) = bench.calls
+    assert (call.outcome, call.rings, call.caller.raw) == ("missed", 1, "0300001234")
+
+
+def test_a_frame_that_is_told_twice_is_one_caller_s() -> None:
+    bench = Bench(country="us")
+    bench.ring(1000, 2000)
+    bench.give(heard_on_line(3500, 4000, "2025550123"))
+    bench.modem(4600, "2025550123")
+    bench.ring(7000, 2000)
+    bench.modem(9600, "2025550123")
+    bench.to(60_000)
+    (call,) = bench.calls
+    assert (call.outcome, call.rings, call.caller.raw) == ("missed", 2, "2025550123")
+
+
+def test_another_number_from_the_modem_is_the_next_caller_s() -> None:
+    bench = Bench(country="us")
+    bench.ring(1000, 2000)
+    bench.modem(4000, "2025550123")
+    bench.ring(7000, 2000)
+    bench.ring(11_500, 800)  # their second number's ring
+    bench.ring(12_700, 800)
+    bench.modem(14_500, "2025550145")
+    bench.to(60_000)
+    assert [(call.opened_ns, call.rings, call.caller.raw) for call in bench.calls] == [
+        (1000 * MS, 2, "2025550123"),
+        (11_500 * MS, 1, "2025550145"),
+    ]
+    assert bench.events == ["call.ringing", "call.caller_id", "call.missed"] * 2
+
+
 def turned(ms: float) -> PolarityEdge:
     return PolarityEdge(at_ns=round(ms * MS), line=1, reversed=True)
 

@@ -73,6 +73,9 @@ _SOONEST_ANSWER_NS = 1000 * _MS
 # The start signal goes on for 6 s, with pauses of 0.5 s; both with a tolerance of its bursts' 20 %.
 _START_SIGNAL_NS = 6200 * _MS
 _START_PAUSE_NS = 1000 * _MS
+# A start signal that ended this early was given up, and so long a pause in it is none of its own.
+_START_CUT_NS = 4000 * _MS
+_START_OVER_NS = 2000 * _MS
 # Dial tone begins this soon after a lift; found where a caller was expected, he had given up before.
 _DIAL_TONE_NS = 2500 * _MS
 _MOST_MARKS = 200  # evidence is bounded: a chattering contact must not grow a record without end
@@ -85,6 +88,10 @@ _WHOLE_NUMBER_NS = 3000 * _MS  # where the plan says that it is whole
 _WHOLE_NUMBER = 10  # digits; a voice behind so many ends the number at once
 # The alert of a waiting call, the modem's report and the frame heard on the line belong together within this.
 _ONE_WAITING_NS = 10_000 * _MS
+# The exchange sends one frame a call: another one so much later is the next caller's. It follows the first ring within
+# the second time, or comes before it.
+_ONE_FRAME_NS = 3000 * _MS
+_RING_TO_FRAME_NS = 2000 * _MS
 # Polarity turns before the start signal; what turned this long before the first ring belongs to the call.
 _REVERSAL_BEFORE_RING_NS = 3000 * _MS
 # The first ring, or the start signal, follows a reversal or an alert (CAS) on an idle line within this: a lift that
@@ -656,15 +663,21 @@ def _burst_over(line: Line, fact: RingBurstOver) -> State:
 
 
 def _is_next_caller_s(line: Line, at_ns: int, until_ns: int) -> bool:
-    """A start signal behind an ordinary ring or a handshake: the polarity has turned since, and the burst is short."""
+    """A start signal behind an ordinary ring or a handshake: the polarity has turned since, and the burst is short. Or
+    behind a start signal that was cut short, and a pause.
+    """
     call = line._the_call()
+    if not _is_start_signal(line, until_ns - at_ns):
+        return False
+    if not line._handshaken and not call.rings and call.bursts:
+        last_ns = call.bursts[-1][1]
+        return last_ns - call.bursts[0][0] < _START_CUT_NS and at_ns - last_ns > _START_OVER_NS
     last_ns = max((until for _, until in call.bursts), default=at_ns)
     if line._handshaken and not call.rings:  # the handshake's own reversal comes back once
         turned = sum(m.kind == "polarity" and m.at_ns > _handshake_ns(call) for m in call.marks) - 1
     else:
         turned = sum(m.kind == "polarity" and m.at_ns > last_ns for m in call.marks)
-    rung = line._handshaken or call.rings > 0
-    return rung and turned > 0 and _is_start_signal(line, until_ns - at_ns)
+    return (line._handshaken or call.rings > 0) and turned > 0
 
 
 def _is_rung_again(line: Line, at_ns: int) -> bool:
@@ -682,16 +695,29 @@ def _handshake_ns(call: Call) -> int:
 
 
 def _next_caller(line: Line, from_ns: int) -> None:
-    """The bursts from from_ns on are another caller's: the one before gave up."""
-    call = line._the_call()
+    """What rang from from_ns on is another caller's: the one before gave up."""
+    call, burst_ns = line._the_call(), line._burst_ns
     before = tuple(b for b in call.bursts if b[0] < from_ns)
     theirs = tuple(b for b in call.bursts if b[0] >= from_ns)
-    rings = call.rings - (len(theirs) if line._handshaken else 0)  # after a handshake each burst counted as a ring
-    line._call = replace(call, bursts=before, rings=rings)
+    rings = call.rings - _rings(line, theirs, handshaken=line._handshaken)
+    marks = tuple(mark for mark in call.marks if mark.at_ns < from_ns)
+    line._call = replace(call, bursts=before, rings=rings, marks=marks)
     line._miss(max([_handshake_ns(call), *(until for _, until in before)]), "caller_gave_up")
-    line._call = call = replace(line._open(from_ns, "incoming"), bursts=theirs)
+    opened = line._open(from_ns, "incoming")
+    line._burst_ns = burst_ns
+    rings = _rings(line, theirs, handshaken=False)
+    line._call = call = replace(opened, bursts=theirs, rings=rings, marks=call.marks[len(marks) :])
     line._save(call, event("call.ringing", call, from_ns))
     line._out.append(ShowLine(line=line.config.number, state=State.RINGING, since_ns=from_ns, call_id=call.call_id))
+
+
+def _rings(line: Line, bursts: tuple[tuple[int, int], ...], *, handshaken: bool) -> int:
+    """How many ordinary rings the bursts are; after a handshake each counts."""
+    return sum(
+        (handshaken or not _is_start_signal(line, until - began))
+        and not (n and began - bursts[n - 1][1] < line._profile.ring_gap_ms * _MS)
+        for n, (began, until) in enumerate(bursts)
+    )
 
 
 def _is_start_signal(line: Line, length_ns: int) -> bool:
@@ -708,9 +734,8 @@ def _lift(line: Line, fact: OffHook) -> State:
     line._timers.pop("ringing_over", None)
     line._loop_closed_ns = fact.at_ns
     if line._burst_ns is not None and _is_next_caller_s(line, line._burst_ns, fact.at_ns):
-        burst_ns = line._burst_ns
-        _next_caller(line, burst_ns)
-        call, line._burst_ns = line._the_call(), burst_ns
+        _next_caller(line, line._burst_ns)
+        call = line._the_call()
     bursts = call.bursts if line._burst_ns is None else (*call.bursts, (line._burst_ns, fact.at_ns))
     short = bool(bursts) and all(_is_start_signal(line, until - began) for began, until in bursts)
     # The exchange sends its start signal for 6 s, with pauses of 0.5 s: later, and behind it, a lift is an answer.
@@ -1113,6 +1138,42 @@ def _caller(line: Line, fact: CallerIdReceived) -> State:
     return line.state
 
 
+def _caller_while_ringing(line: Line, fact: CallerIdReceived) -> State:
+    if _is_another_frame(line, fact):
+        call = line._the_call()
+        announced = [m.at_ns for m in call.marks if m.kind in ("polarity", "cas") and _may_announce(call, m, fact)]
+        _next_caller(line, min(announced) if announced else _ring_before(line, fact.at_ns))
+        until_ns = max(fact.at_ns, fact.until_ns or 0)
+        line._timers["ringing_over"] = until_ns + line.config.ring_over_ms * _MS
+    return _caller(line, fact)
+
+
+def _is_another_frame(line: Line, fact: CallerIdReceived) -> bool:
+    """One more whole frame on the line, or from the modem another one than before."""
+    if fact.presentation == "corrupt" or line._the_call().direction is None:
+        return False
+    known = [one for one in line._evidence if one.source == fact.source and one.presentation != "corrupt"]
+    if fact.source == "modem":
+        known = [one for one in known if (one.presentation, one.number) != (fact.presentation, fact.number)]
+    return bool(known) and all(fact.at_ns - one.at_ns > _ONE_FRAME_NS for one in known)
+
+
+def _ring_before(line: Line, frame_ns: int) -> int:
+    """Where the ring that a frame follows has begun, all its bursts; the frame's own time where it follows none."""
+    ring_ns, gap_ns = frame_ns, _RING_TO_FRAME_NS
+    for began_ns, until_ns in reversed(line._the_call().bursts):
+        if not 0 < ring_ns - until_ns < gap_ns:
+            break
+        ring_ns, gap_ns = began_ns, line._profile.ring_gap_ms * _MS
+    return ring_ns
+
+
+def _may_announce(call: Call, mark: Mark, fact: CallerIdReceived) -> bool:
+    """A reversal or an alert right before a frame, and behind the last burst."""
+    last_ns = max((until for _, until in call.bursts), default=call.opened_ns)
+    return last_ns < mark.at_ns < fact.at_ns < mark.at_ns + _ANNOUNCED_NS
+
+
 def _caller_before_ring(line: Line, fact: CallerIdReceived) -> State:
     """No ring yet: the block of a call that is about to ring. A frame is sent to an idle line only, so it cannot be
     the late report of a call that was up.
@@ -1244,7 +1305,8 @@ def _table() -> Mapping[tuple[State, type], Rule]:
             "off-hook: answered / off-hook in the start signal / off-hook, and no ring had come",
         ),
         (s.RINGING, LineCut): Rule(_cut_ringing, (s.LINE_CUT,), "line cut: missed"),
-        (s.RINGING, CallerIdReceived): _stay(s.RINGING, _caller),
+        (s.RINGING, CallerIdReceived): _stay(s.RINGING, _caller_while_ringing),
+        (s.RINGING, CasHeard): _stay(s.RINGING, _cas),
         (s.RINGING, ModemRing): _stay(s.RINGING, _modem_ring),
         (s.CID_HANDSHAKE, RingBurstOver): _stay(s.CID_HANDSHAKE, _burst_over),
         (s.CID_HANDSHAKE, LoopBroken): _stay(s.CID_HANDSHAKE, _handshake_breaks),
@@ -1306,7 +1368,7 @@ def _table() -> Mapping[tuple[State, type], Rule]:
         ),
         s.RINGING: (
             HandshakeOver, NumberOver, Unused, LoopBroken, LoopMended, DialPulses, OnHook, LineBack, KeyHeard,
-            ToneHeard, CasHeard, VoiceHeard,
+            ToneHeard, VoiceHeard,
         ),
         s.CID_HANDSHAKE: (
             RingBurst, RingingOver, NumberOver, Unused, OffHook, LineBack, ModemRing, CasHeard, VoiceHeard,
