@@ -707,6 +707,19 @@ def test_nobody_claims_an_unused_line_without_a_listener() -> None:
     assert bench.now_in(State.IN_CALL)
 
 
+def test_a_listener_that_is_back_has_heard_no_silence_before() -> None:
+    bench = Bench()
+    bench.ring(1000)
+    bench.loop(3000, True)
+    bench.voice(4000)
+    bench.give(DeviceLost(at_ns=10_000 * MS, device="listener", line=1, reason="It died."))
+    bench.tone(1_700_000, "cng", 1_700_500)
+    bench.to(1_900_000)
+    assert bench.now_in(State.IN_CALL)
+    bench.to(3_501_000)
+    assert bench.now_in(State.HELD_OPEN)
+
+
 def test_call_waiting_is_told_once() -> None:
     bench = Bench()
     bench.ring(1000)

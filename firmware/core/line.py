@@ -334,6 +334,8 @@ class Line:
                 if not self._sound.listening:  # else the listener tells of the same key
                     self._step(given)
             case KeyHeard() | ToneHeard() | CasHeard() | VoiceHeard():
+                if not self._sound.listening and "unused" in self._timers:
+                    self._used(given.at_ns)  # nobody knows of a silence that nobody listened to
                 self._sound.listening = True
                 self._step(given)
             case CallerIdReceived() | ModemRing() | LoopReport() | ButtonPressed():
