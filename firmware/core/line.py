@@ -78,6 +78,8 @@ _START_CUT_NS = 4000 * _MS
 _START_OVER_NS = 2000 * _MS
 # Dial tone begins this soon after a lift; found where a caller was expected, he had given up before.
 _DIAL_TONE_NS = 2500 * _MS
+# Speech and music hold no dial tone this long: it tells even where the next ring was not due yet.
+_SURE_DIAL_TONE_NS = 2000 * _MS
 _MOST_MARKS = 200  # evidence is bounded: a chattering contact must not grow a record without end
 _MOST_HEARD = 8
 _MOST_ANNOUNCED = 4
@@ -972,7 +974,7 @@ def _tone(line: Line, fact: ToneHeard) -> State:
     else:
         line._mark(mark)
     match fact.tone:
-        case "dial" if line.state is State.IN_CALL and _rang_out(line, fact.at_ns):
+        case "dial" if line.state is State.IN_CALL and _rang_out(line, fact):
             return _lifted_too_late(line, fact)
         case "ringback" if line.state is State.IN_CALL and _rings_on(call, fact.until_ns):
             # It rings on: who spoke was at this end.
@@ -998,14 +1000,18 @@ def _rings_on(call: Call, until_ns: int) -> bool:
     return call.answer_evidence == "ringback_then_voice" and until_ns > (call.answered_ns or 0)
 
 
-def _rang_out(line: Line, at_ns: int) -> bool:
+def _rang_out(line: Line, fact: ToneHeard) -> bool:
     """Dial tone right behind the lift, and the last ring was over, or none had come: nobody was there any more."""
     call = line._the_call()
     rung_ns = [until for _, until in call.bursts] or [m.at_ns for m in call.marks if m.kind == "modem_ring"]
     return (
         call.direction == "incoming"
-        and at_ns - line._loop_closed_ns < _DIAL_TONE_NS
-        and (not rung_ns or line._loop_closed_ns - max(rung_ns) > line._profile.ring_pause_ms * _MS)
+        and fact.at_ns - line._loop_closed_ns < _DIAL_TONE_NS
+        and (
+            not rung_ns
+            or line._loop_closed_ns - max(rung_ns) > line._profile.ring_pause_ms * _MS
+            or fact.until_ns - fact.at_ns >= _SURE_DIAL_TONE_NS
+        )
     )
 
 
