@@ -977,6 +977,38 @@ def test_another_number_from_the_modem_is_the_next_caller_s() -> None:
     assert bench.events == ["call.ringing", "call.caller_id", "call.missed"] * 2
 
 
+@pytest.mark.parametrize("source", ["modem", "line"])
+def test_a_frame_of_before_the_lift_that_is_told_behind_it_is_the_caller_s(source: str) -> None:
+    for unwanted in ((), parse_list(["020-7946-0123"], "uk")):
+        bench = Bench(country="uk", unwanted=unwanted)
+        bench.loop(10_000, True)
+        bench.to(10_300)
+        assert bench.now_in(State.DIALLING)
+        if source == "modem":
+            bench.modem(10_900, "02079460123")
+        else:
+            bench.give(heard_on_line(9200, 9990, "02079460123"))
+        bench.keys(15_000, "12")
+        bench.loop(30_000, False)
+        bench.to(60_000)
+        (call,) = bench.calls
+        assert (call.direction, call.outcome, call.answered_ns) == ("incoming", "answered", 10_000 * MS)
+        assert (call.caller.raw, call.dialled, call.keyed) == ("02079460123", None, 2)
+        assert "call.waiting" not in bench.events
+        assert (call.no_recording == "do_not_record") is bool(unwanted)
+        assert [s.from_ns for s in bench.starts][1:] == ([] if unwanted else [10_000 * MS])
+
+
+def test_a_report_behind_dial_tone_is_no_answer() -> None:
+    bench = Bench(country="us")
+    bench.loop(10_000, True)
+    bench.tone(10_300, "dial", 11_500)
+    bench.modem(12_000, "2025550123")
+    bench.loop(30_000, False)
+    bench.to(60_000)
+    assert [(call.direction, call.answered_ns) for call in bench.calls] == [("outgoing", None)]
+
+
 def turned(ms: float) -> PolarityEdge:
     return PolarityEdge(at_ns=round(ms * MS), line=1, reversed=True)
 

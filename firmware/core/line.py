@@ -1200,8 +1200,7 @@ def _caller_in_call(line: Line, fact: CallerIdReceived) -> State:
     """Late for this call, or call waiting."""
     call = line._the_call()
     # Number Display says itself whether it is of a waiting call; of others only the time tells.
-    late = fact.standard == "jp" and fact.source == "line_fsk"
-    late = late or fact.at_ns - line._loop_closed_ns < (_LATE_ID_NS if fact.source == "modem" else 0)
+    late = (fact.standard == "jp" and fact.source == "line_fsk") or _sent_before_lift(line, fact)
     if call.direction == "incoming" and late and not fact.call_waiting:
         return _caller(line, fact)
     if fact.presentation == "corrupt":
@@ -1214,6 +1213,25 @@ def _caller_in_call(line: Line, fact: CallerIdReceived) -> State:
         line._waiting_ns = line._waiting_ns if same else fact.at_ns
         _tell_waiting(line, fact.at_ns, correction=same)
     return line.state
+
+
+def _sent_before_lift(line: Line, fact: CallerIdReceived) -> bool:
+    return fact.at_ns - line._loop_closed_ns < (_LATE_ID_NS if fact.source == "modem" else 0)
+
+
+def _caller_while_dialling(line: Line, fact: CallerIdReceived) -> State:
+    """A frame that was sent before the lift, and is told behind it: the lift has met its caller."""
+    call = line._the_call()
+    untouched = not line._digits and not call.keyed and not any(mark.kind == "tone" for mark in call.marks)
+    if not (untouched and _sent_before_lift(line, fact)) or fact.presentation == "corrupt" or fact.call_waiting:
+        return _caller_in_call(line, fact)
+    line._number_open, line._call = False, replace(call, direction="incoming")
+    after = _answered(line, line._loop_closed_ns)
+    line._stop(fact.at_ns, keep=False)  # no frame in a recording
+    line._quiet_ns = line._loop_closed_ns
+    line._learn(fact)
+    line._record(line._loop_closed_ns)
+    return after
 
 
 def _modem_ring_opens_call(line: Line, fact: ModemRing) -> State:
@@ -1337,6 +1355,9 @@ def _table() -> Mapping[tuple[State, type], Rule]:
         (s.DIALLING, ToneHeard): Rule(
             _tone_while_dialling, (s.IN_CALL, s.DIALLING), "ringback over, voice heard: answered / tone"
         ),
+        (s.DIALLING, CallerIdReceived): Rule(
+            _caller_while_dialling, (s.IN_CALL, s.DIALLING), "caller ID of before the lift: answered / caller who waits"
+        ),
         (s.DIALLING, DialPulses): _stay(s.DIALLING, _pulses_dial),
         (s.DIALLING, KeyHeard): _stay(s.DIALLING, _key_dials),
         (s.DIALLING, NumberOver): _stay(s.DIALLING, _number_over),
@@ -1356,7 +1377,7 @@ def _table() -> Mapping[tuple[State, type], Rule]:
     for state in (*up, s.FLASH):
         rules[state, OnHook] = Rule(_hang_up, (s.IDLE,), "loop open 1.25 s: hang-up")
         rules[state, LineCut] = Rule(_cut_in_call, (s.LINE_CUT,), "line cut")
-        rules[state, CallerIdReceived] = _stay(state, _caller_in_call)
+        rules.setdefault((state, CallerIdReceived), _stay(state, _caller_in_call))
         rules[state, CasHeard] = _stay(state, _cas)
     for state in (s.IN_CALL, s.FLASH):
         rules[state, KeyHeard] = _stay(state, _keyed)
