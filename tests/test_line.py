@@ -949,6 +949,20 @@ def test_a_burst_that_nobody_saw_makes_no_two_callers_of_one_start_signal() -> N
     assert (call.outcome, call.rings, call.caller.raw) == ("missed", 1, "0300001234")
 
 
+@pytest.mark.parametrize(("turns", "callers"), [((), 2), ((2600,), 1), ((2600, 5700), 2)])
+def test_a_start_signal_that_was_cut_short_and_a_short_burst(turns: tuple[int, ...], callers: int) -> None:
+    bench = Bench(number_display=True)
+    bench.start_signal(1000)
+    for at in turns:
+        bench.give(turned(at))
+    bench.ring(6500, 400)
+    bench.loop(6850, True)
+    bench.loop(20_000, False)
+    bench.to(60_000)
+    assert [call.outcome for call in bench.calls] == ["missed", "answered"][2 - callers :]
+    assert bench.calls[-1].answered_ns == 6850 * MS
+
+
 def test_a_frame_that_is_told_twice_is_one_caller_s() -> None:
     bench = Bench(country="us")
     bench.ring(1000, 2000)

@@ -673,10 +673,12 @@ def _is_next_caller_s(line: Line, at_ns: int, until_ns: int) -> bool:
     call = line._the_call()
     if not _is_start_signal(line, until_ns - at_ns):
         return False
-    if not line._handshaken and not call.rings and call.bursts:
-        last_ns = call.bursts[-1][1]
-        return last_ns - call.bursts[0][0] < _START_CUT_NS and at_ns - last_ns > _START_OVER_NS
     last_ns = max((until for _, until in call.bursts), default=at_ns)
+    if not line._handshaken and not call.rings and call.bursts:
+        # Turned once is turned back, before an ordinary ring; never: the line tells nothing by it.
+        turned = sum(m.kind == "polarity" and m.at_ns > last_ns for m in call.marks)
+        cut = last_ns - call.bursts[0][0] < _START_CUT_NS and at_ns - last_ns > _START_OVER_NS
+        return cut and turned != 1
     if line._handshaken and not call.rings:  # the handshake's own reversal comes back once
         turned = sum(m.kind == "polarity" and m.at_ns > _handshake_ns(call) for m in call.marks) - 1
     else:
