@@ -657,8 +657,7 @@ def _burst_over(line: Line, fact: RingBurstOver) -> State:
     call = line._the_call()
     line._burst_ns = None
     ordinary = line._handshaken or not _is_start_signal(line, fact.until_ns - fact.at_ns)
-    # Several bursts can make one ring (UK: 0.4 s twice).
-    same_ring = bool(call.bursts) and fact.at_ns - call.bursts[-1][1] < line._profile.ring_gap_ms * _MS
+    same_ring = _is_same_ring(line, call.bursts, fact.at_ns)
     bursts = (*call.bursts, (fact.at_ns, fact.until_ns))[-_MOST_MARKS:]
     line._call = replace(call, bursts=bursts, rings=call.rings + (ordinary and not same_ring))
     if line.state is State.RINGING:
@@ -720,10 +719,14 @@ def _next_caller(line: Line, from_ns: int) -> None:
 def _rings(line: Line, bursts: tuple[tuple[int, int], ...], *, handshaken: bool) -> int:
     """How many ordinary rings the bursts are; after a handshake each counts."""
     return sum(
-        (handshaken or not _is_start_signal(line, until - began))
-        and not (n and began - bursts[n - 1][1] < line._profile.ring_gap_ms * _MS)
+        (handshaken or not _is_start_signal(line, until - began)) and not _is_same_ring(line, bursts[:n], began)
         for n, (began, until) in enumerate(bursts)
     )
+
+
+def _is_same_ring(line: Line, before: tuple[tuple[int, int], ...], began_ns: int) -> bool:
+    """Several bursts can make one ring (UK: 0.4 s twice)."""
+    return bool(before) and began_ns - before[-1][1] < line._profile.ring_gap_ms * _MS
 
 
 def _is_start_signal(line: Line, length_ns: int) -> bool:
@@ -762,7 +765,7 @@ def _handshake_begins(line: Line, fact: OffHook) -> State:
 def _answered(line: Line, at_ns: int) -> State:
     call = line._the_call()
     if line._burst_ns is not None:  # the burst that the lift cut off was a ring as well
-        same_ring = bool(call.bursts) and line._burst_ns - call.bursts[-1][1] < line._profile.ring_gap_ms * _MS
+        same_ring = _is_same_ring(line, call.bursts, line._burst_ns)
         bursts = (*call.bursts, (line._burst_ns, at_ns))[-_MOST_MARKS:]
         line._call = call = replace(call, rings=call.rings + (not same_ring), bursts=bursts)
         line._burst_ns = None
