@@ -1041,6 +1041,16 @@ def test_a_lift_behind_a_reversal_of_the_idle_line_meets_a_caller(number_display
     assert [s.from_ns for s in bench.starts] == [10_500 * MS]
 
 
+@pytest.mark.parametrize(("country", "direction"), [("jp", "outgoing"), ("us", "outgoing"), ("uk", "incoming")])
+def test_an_alert_on_the_idle_line_tells_of_a_caller_where_calls_begin_so(country: Country, direction: str) -> None:
+    bench = Bench(country=country)
+    bench.give(CasHeard(at_ns=9900 * MS, line=1, until_ns=9980 * MS))
+    bench.loop(10_500, True)
+    bench.loop(30_000, False)
+    bench.to(60_000)
+    assert [call.direction for call in bench.calls] == [direction]
+
+
 @pytest.mark.parametrize("number_display", [False, True])
 def test_dial_tone_tells_that_nobody_is_behind_a_reversal(number_display: bool) -> None:
     bench = Bench(number_display)

@@ -17,21 +17,23 @@ class Profile:
     """start_signal_ms: bursts shorter than this are Number Display's start signal; None: the country has none.
     ring_gap_ms: bursts with a shorter gap between them are one ring. ring_pause_ms: the longest pause between rings.
     fixed_length: the calling code, where the plan tells when a dialled number of the country is whole.
+    alerts: a call can begin with the alerting signal (CAS) on the idle line.
     """
 
     start_signal_ms: int | None
     ring_gap_ms: int
     ring_pause_ms: int
     fixed_length: str | None
+    alerts: bool
 
 
 PROFILES: Mapping[Country, Profile] = {
     # Start signal 0.5 s on, 0.5 s off; an ordinary ring is one burst of 1 s (+-20 %) and 2 s of pause.
-    "jp": Profile(start_signal_ms=750, ring_gap_ms=0, ring_pause_ms=2400, fixed_length="+81"),
+    "jp": Profile(start_signal_ms=750, ring_gap_ms=0, ring_pause_ms=2400, fixed_length="+81", alerts=False),
     # 2 s on, 4 s off; distinctive ringing has gaps of 0.2 to 0.5 s within a ring.
-    "us": Profile(start_signal_ms=None, ring_gap_ms=1000, ring_pause_ms=4800, fixed_length="+1"),
+    "us": Profile(start_signal_ms=None, ring_gap_ms=1000, ring_pause_ms=4800, fixed_length="+1", alerts=False),
     # 0.4 s on, 0.2 s off, 0.4 s on, 2 s off.
-    "uk": Profile(start_signal_ms=None, ring_gap_ms=1000, ring_pause_ms=2400, fixed_length=None),
+    "uk": Profile(start_signal_ms=None, ring_gap_ms=1000, ring_pause_ms=2400, fixed_length=None, alerts=True),
     # 1 s on, 4 s off.
-    "etsi": Profile(start_signal_ms=None, ring_gap_ms=1000, ring_pause_ms=4800, fixed_length=None),
+    "etsi": Profile(start_signal_ms=None, ring_gap_ms=1000, ring_pause_ms=4800, fixed_length=None, alerts=True),
 }

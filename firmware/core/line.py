@@ -1282,7 +1282,7 @@ def _polarity_idle(line: Line, fact: PolarityEdge) -> State:
 
 
 def _cas_idle(line: Line, fact: CasHeard) -> State:
-    if fact.at_ns > line._idle_ns:
+    if line._profile.alerts and fact.at_ns > line._idle_ns:
         alert = Mark(kind="cas", at_ns=fact.at_ns, until_ns=fact.until_ns)
         line._announced = (*line._announced, alert)[-_MOST_ANNOUNCED:]
     return line.state
