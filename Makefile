@@ -7,7 +7,8 @@ run: .venv/ready
 	@$(PY) -m firmware simulate tests/scenarios/shop-day.txt --live || [ $$? -eq 130 ]
 
 test: .venv/ready
-	$(PY) -m pytest
+	$(PY) -m pytest -m 'not realtime' --numprocesses auto --dist worksteal
+	$(PY) -m pytest -m realtime
 
 check: .venv/ready
 	.venv/bin/ruff check .

@@ -244,16 +244,13 @@ def real_sounds() -> list[Any]:
 
 
 def sound_of(path: Path, channel: int = 1) -> Sound:
-    raw = subprocess.run(
-        ["sox", path, "-t", "raw", "-r", "8000", "-e", "floating-point", "-b", "32", "-", "remix", str(channel)],
-        capture_output=True,
-        check=True,
-    ).stdout
+    form = ["-af", f"pan=mono|c0=c{channel - 1}", "-ar", "8000", "-f", "f32le", "-"]
+    raw = subprocess.run(["ffmpeg", "-v", "error", "-i", path, *form], capture_output=True, check=True).stdout
     return np.frombuffer(raw, np.float32).astype(np.float64)
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the folder of real recordings is not here")
-@pytest.mark.skipif(not shutil.which("sox"), reason="sox, which reads the recordings, is not installed")
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg, which reads the recordings, is not installed")
 @pytest.mark.parametrize(("path", "truth"), real_sounds())
 def test_real_lines(path: str, truth: list[dict[str, str]]) -> None:
     frames = heard(sound_of(DATA / path))
@@ -274,14 +271,14 @@ GENERATOR = Path(__file__).parents[2] / "shared" / "tools" / "spandsp_cid" / "ci
 @pytest.fixture(scope="module")
 def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """libspandsp's own sender."""
-    if not GENERATOR.exists() or not shutil.which("gcc") or not shutil.which("sox"):
-        pytest.skip("the source of the reference generator, gcc or sox is not here")
+    if not GENERATOR.exists() or not shutil.which("gcc") or not shutil.which("ffmpeg"):
+        pytest.skip("the source of the reference generator, gcc or ffmpeg is not here")
     program = tmp_path_factory.mktemp("reference") / "cid"
     built = subprocess.run(
         ["gcc", "-O1", "-o", program, GENERATOR, "-lspandsp", "-ltiff", "-lm"], capture_output=True, check=False
     )
     if built.returncode:
-        pytest.skip("libspandsp is not installed")
+        pytest.skip("libspandsp-dev is not installed")
     return program
 
 
