@@ -11,7 +11,7 @@ from firmware.simulate import BASE_NS, check, results, stepped
 from tests.days import number_display_day
 
 
-@pytest.mark.parametrize("calls", [12, pytest.param(200, marks=pytest.mark.realtime)])
+@pytest.mark.parametrize("calls", [12, 200])
 def test_number_display_day(calls: int, tmp_path: Path) -> None:
     scenario = story.parse(number_display_day(1, calls), tmp_path / "day.txt")
     line = stepped(scenario, tmp_path / "data")

@@ -48,7 +48,6 @@ def test_cut_off_at_any_byte_no_other_number_is_told(transcript: bytes) -> None:
         assert numbers(transcript[:cut]) <= whole, cut
 
 
-@pytest.mark.realtime
 def test_five_megabytes_of_random_and_mutated_input_through_every_parser() -> None:
     done = parsers.run(5_000_000, seed=3)
     assert done.total() >= 5_000_000

@@ -439,7 +439,6 @@ def test_floods_are_cut_and_counted_once_a_block() -> None:
     assert [getattr(signal, "number", None) for signal in text.tick(LATER_NS)] == ["0300001234"]
 
 
-@pytest.mark.realtime
 def test_five_megabytes_of_noise_in_bounded_memory() -> None:
     dice = random.Random(1)
     good = b"".join(ring_bytes() + caller_id_bytes(d, "0300001234", "allowed", "SATO", "11231200") for d in DIALECTS)
