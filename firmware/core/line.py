@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
@@ -283,6 +284,7 @@ class Line:
         self._dialling_by: Literal["dtmf", "pulse"] | None = None
         self._last_digit_ns = 0
         self._number_open = False  # digits heard now belong to the dialled number
+        self._number_whole = False  # the plan says that no more digits follow
         self._sound = _Sound()
         self._held: Call | None = None  # the call that was held open
         self._parked = False  # held open, and the exchange has said that nobody is there
@@ -383,7 +385,7 @@ class Line:
 
     def _open(self, at_ns: int, direction: Literal["incoming", "outgoing"] | None) -> Call:
         self._burst_ns, self._handshaken, self._evidence, self._sound = None, False, (), _Sound()
-        self._digits, self._dialling_by, self._number_open = "", None, False
+        self._digits, self._dialling_by, self._number_open, self._number_whole = "", None, False, False
         return Call(
             call_id=self._reads.call_id(),
             line=self.config.number,
@@ -530,9 +532,12 @@ class Line:
             return  # the loop was disturbed in a number keyed as DTMF
         self._dialling_by, self._last_digit_ns = by, until_ns
         self._digits = (self._digits + digit)[:_MOST_DIGITS]
-        number, code = as_dialled(self._digits, self.config.country).number, self._profile.fixed_length
+        dialled, code = as_dialled(self._digits, self.config.country), self._profile.fixed_length
+        number = dialled.number
         whole = code is not None and number is not None and number.startswith(code) and kind(number) != "unknown"
-        self._timers["number_over"] = max(until_ns, at_ns) + (_WHOLE_NUMBER_NS if whole else _NUMBER_OVER_NS)
+        self._number_whole = whole or re.fullmatch(self._profile.short, dialled.digits) is not None
+        wait_ns = _WHOLE_NUMBER_NS if self._number_whole else _NUMBER_OVER_NS
+        self._timers["number_over"] = max(until_ns, at_ns) + wait_ns
 
     def _number_is_over(self, at_ns: int) -> None:
         """Digits heard from now on are not the dialled number's."""
@@ -932,7 +937,7 @@ def _keyed(line: Line, fact: KeyHeard) -> State:
 
 
 def _voice_while_dialling(line: Line, fact: VoiceHeard) -> State:
-    if len(line._digits) >= _WHOLE_NUMBER and fact.at_ns > line._last_digit_ns:
+    if (line._number_whole or len(line._digits) >= _WHOLE_NUMBER) and fact.at_ns > line._last_digit_ns:
         line._number_is_over(fact.at_ns)  # it may be the far end's menu: what is keyed now is not the number
     _voice(line, fact)
     return _answered_by_tones(line)
