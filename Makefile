@@ -17,6 +17,7 @@ check: .venv/ready
 	.venv/bin/lint-imports
 
 bench: .venv/ready
+	@provisioning/develop.sh provisioning/packages-bench.txt
 	$(PY) -m tests.bench
 
 proof: .venv/ready

@@ -1,10 +1,10 @@
 #!/bin/bash
 # Makes this checkout ready to run and test: Debian packages that are missing, and the Python environment .venv.
-# Called by make; does nothing that is done already.
+# Called by make; does nothing that is done already. Lists of more packages may be given.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-wanted=$(sed 's/[[:space:]]*#.*//; /^$/d' provisioning/packages.txt provisioning/packages-dev.txt)
+wanted=$(sed 's/[[:space:]]*#.*//; /^$/d' provisioning/packages.txt provisioning/packages-dev.txt "$@")
 missing=$(for package in $wanted; do
     [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || echo "$package"
 done)
