@@ -51,7 +51,8 @@ from hw.board import Board
 log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
-STORE_FILE = "calls.json"
+STORE = "store"
+KEY_FILE = "unit-key.pem"  # signs what is in the store; leaves the unit never
 HEALTH_FILE = "health.json"  # what each device and broker last said, for `tsuroku doctor` beside the running unit
 _RECORDER_STUCK_NS = 15_000_000_000
 
@@ -83,27 +84,37 @@ class Unit:
         data = settings.unit.data_dir
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         unit = settings.unit
-        self.store = CallStore(data / STORE_FILE, f"/tsuroku/{unit.site}/{unit.unit}")
-        if self.store.set_aside:
-            aside = f"The call list was damaged and is kept as {self.store.set_aside}; put back a backup of it."
-            log.error("event=store_damaged reason=%s", aside)
         self.boot_id = boot_id or clock.boot_id()
+        self.store = CallStore(
+            data / STORE,
+            f"/tsuroku/{unit.site}/{unit.unit}",
+            sinks=[broker.name for broker in settings.broker] or ["main"],
+            boot_id=self.boot_id,
+            read_clock=read_clock,
+            key=data / KEY_FILE,
+        )
+        aside = self.store.wrong
+        if aside:
+            log.error("event=store_damaged reason=%s", aside)
         configs = [_line_config(line, board, settings, self.boot_id) for line in settings.line]
         self.journal = Journal(data / "journal", configs)
-        reads = JournalledReads(self.journal, new_call_id, read_clock)
+        reads = JournalledReads(self.journal, new_call_id, self.store.read_clock)
         lines = {config.number: Line(config, reads) for config in configs}
         self.engine = Engine(lines, self.journal, self._execute, self._observe, now)
         self.recorders: dict[int, Recorder] = {number: self._recorder(settings) for number in lines}
         self.lanes = {n: RecorderThread(recorder) for n, recorder in self.recorders.items()} if live else {}
         self.publishers = (
-            [MqttPublisher(b, unit.site, unit.unit, self.store, self.engine.post) for b in settings.broker]
+            [
+                MqttPublisher(b, unit.site, unit.unit, self.store.outbox(b.name), self.engine.post)
+                for b in settings.broker
+            ]
             if live
             else []
         )
         self._unsaved: list[SaveCall] = []
         self._store_fault: str | None = None
         self._health: dict[str, str | None] = (
-            {"store/1": aside} if self.store.set_aside else {}
+            {"store/1": aside} if aside else {}
         )  # by device/line or broker name: what is wrong, or None
         self._shown: dict[int, ShowLine] = {}
         self._connected: set[str] = set()
@@ -249,9 +260,9 @@ class Unit:
                 self._connected.discard(fact.broker)
                 self._note(f"broker/{fact.broker}", fact.reason)
             case EventAccepted():
-                self.store.mark(fact.stream, fact.sequence, "accepted")
+                self.store.mark(fact.stream, fact.sequence, "accepted", fact.broker)
             case EventRefused() if not fact.retry:
-                self.store.mark(fact.stream, fact.sequence, "parked")
+                self.store.mark(fact.stream, fact.sequence, "parked", fact.broker)
                 log.warning("event=event_parked stream=%s sequence=%d code=%d", fact.stream, fact.sequence, fact.code)
             case _:
                 pass
@@ -278,9 +289,15 @@ class Unit:
         if self._unsaved:
             self._save()
         try:
+            read = self.store.read_clock()
+            if read.state == "ntp":
+                self.store.anchor(read)
             self.store.flush()
         except StoreError as error:
             log.debug("event=flush_failed reason=%s", error)
+        if self.store.wrong and self._health.get("store/1") != self.store.wrong:
+            log.error("event=store_damaged reason=%s", self.store.wrong)
+            self._note("store/1", self.store.wrong)
         self._show("state/recorder", self._recorder_state())
         oldest = min(lane.beat_ns for lane in self.lanes.values())
         if self._now() - oldest < _RECORDER_STUCK_NS:
@@ -313,7 +330,7 @@ class Unit:
 
     def _show_line(self, number: int) -> None:
         shown = self._shown[number]
-        since = clock.read_clock().iso(shown.since_ns)
+        since = self.store.read_clock().iso(shown.since_ns)
         state = {"state": shown.state.value, "since": since, "call_id": shown.call_id, "volts": None}
         self._show(f"state/line/{number}", state)
 

@@ -38,7 +38,7 @@ from drivers.virtual.pins import VirtualPins
 from drivers.virtual.scenario import Break, LoseAudio, Scenario
 from drivers.virtual.sound import AUDIO_DELAY_MS, SoundError, VirtualSound
 from firmware import clock
-from firmware.app import STORE_FILE, Unit, hardware
+from firmware.app import STORE, Unit, hardware
 from firmware.core.call import ClockRead
 from firmware.records.store import read_table
 from firmware.settings import BrokerSettings, LineSettings, RecordingSettings, Settings, UnitSettings
@@ -400,10 +400,8 @@ def seconds(call: Mapping[str, Any], key: str, base_ns: int) -> float | None:
 
 def results(data_dir: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The calls and the events that a unit wrote, in the order of filing."""
-    store = data_dir / STORE_FILE
-    calls = [dict(call) for call in read_table(store, "calls")]
-    entries = sorted(read_table(store, "outbox"), key=lambda entry: int(entry["sequence"]))
-    return calls, [entry["body"] for entry in entries]
+    store = data_dir / STORE
+    return [dict(call) for call in read_table(store, "calls")], [dict(told) for told in read_table(store, "events")]
 
 
 def check(scenario: Scenario, data_dir: Path, *, base_ns: int = BASE_NS, tolerance_s: float = 0.02) -> list[str]:

@@ -114,7 +114,7 @@ def test_a_name_is_no_markup(odd: tuple[Path, str], capsys: pytest.CaptureFixtur
     listed = run(capsys, "calls", "list", "--data", str(data))[1]
     for out in (simulated, listed):
         assert "03-0000-1234 [/A] CO (Tokyo)" in out and "03-0000-5678 [red] :cat: (Tokyo)" in out
-    for call in read_table(data / "calls.json", "calls"):
+    for call in read_table(data / "store", "calls"):
         shown = run(capsys, "calls", "show", str(call["call_id"]), "--data", str(data))[1]
         assert f"{call['caller']['national']} {call['caller']['name']}" in shown
 
@@ -146,7 +146,7 @@ def test_a_finding_is_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_a_list_shows_direction_and_id_at_any_width(odd: tuple[Path, str], width: int) -> None:
-    calls = read_table(odd[0] / "calls.json", "calls")
+    calls = read_table(odd[0] / "store", "calls")
     long = {**calls[0], "outcome": "outgoing_answered", "opened": "2026-11-24T00:00:00Z"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", str(width))
@@ -165,7 +165,7 @@ def test_a_list_shows_direction_and_id_at_any_width(odd: tuple[Path, str], width
 
 def test_calls_are_listed_in_the_order_of_filing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Ids hold wall time, and a clock can be put back."""
-    store = CallStore(tmp_path / "calls.json", "s")
+    store = CallStore(tmp_path / "store", "s")
     for name in "cab":
         store.commit(replace(made_call(1), call_id=name), [])
     store.close()
@@ -185,7 +185,7 @@ class Tty(io.StringIO):
         (["simulate", "none.txt"], "none.txt: cannot be read"),
         (["simulate", str(SCENARIO), "--data", "/proc/x"], "/proc/x: cannot be used"),
         (["simulate", str(SCENARIO), "--data", str(ROOT)], "is there already; give a new folder"),
-        (["calls", "list", "--data", "/nowhere"], "/nowhere/calls.json: there is no store here yet"),
+        (["calls", "list", "--data", "/nowhere"], "/nowhere/store: there is no store here yet"),
         (["calls", "list", "--settings", "/none.toml"], "/none.toml: cannot be read"),
         (["replay", str(ROOT / "README.md")], "README.md:1: is not a journal line"),
         (["replay", "/none"], "/none: cannot be read"),
@@ -296,7 +296,7 @@ def test_a_reader_that_goes_away_is_no_fault(command: str, tmp_path: Path) -> No
 def test_play_without_a_loudspeaker_is_one_sentence(played: Path, tmp_path: Path) -> None:
     nothing = tmp_path / "asound.conf"
     nothing.write_text("pcm.!default { type hw card 99 }\n")
-    call = read_table(played / "calls.json", "calls")[0]
+    call = read_table(played / "store", "calls")[0]
     done = subprocess.run(
         [sys.executable, "-m", "firmware", "calls", "play", str(call["call_id"]), "--data", str(played)],
         env={**os.environ, "ALSA_CONFIG_PATH": str(nothing)},

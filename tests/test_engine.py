@@ -14,7 +14,7 @@ from pytest_mock import MockerFixture
 
 from drivers.signals import AudioBlock, ButtonPressed, DeviceLost, DeviceReady, LoopEdge, RingEdge
 from drivers.virtual import scenario as story
-from firmware.app import HEALTH_FILE, STORE_FILE, Unit
+from firmware.app import HEALTH_FILE, STORE, Unit
 from firmware.core.call import ClockRead
 from firmware.core.facts import BrokerConnected, Input
 from firmware.core.line import Command, Line, SaveCall, State, StopRecording
@@ -268,18 +268,17 @@ def test_what_a_full_disk_refused_is_kept_and_written_later_in_order(unit: Unit,
         unit.engine.advance(n * 100 * S + 15 * S)
         unit.engine.drain()
     data = unit.settings.unit.data_dir
-    assert read_table(data / STORE_FILE, "calls") == []
+    assert read_table(data / STORE, "calls") == []
     mocker.stop(disk)
     unit._save()
-    assert len(read_table(data / STORE_FILE, "calls")) == 2
-    events = sorted(read_table(data / STORE_FILE, "outbox"), key=lambda e: int(e["sequence"]))
-    assert [e["body"]["type"] for e in events] == ["call.dialled", "call.ended", "recording.failed"] * 2
+    assert len(read_table(data / STORE, "calls")) == 2
+    assert [told["type"] for told in read_table(data / STORE, "events")] == ["call.dialled", "call.ended", "recording.failed"] * 2
 
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Iterator[Path]:
     """Where the unit's calls are after it was closed."""
-    yield tmp_path / "data" / STORE_FILE
+    yield tmp_path / "data" / STORE
 
 
 @pytest.mark.parametrize("back", [True, False])
@@ -307,15 +306,14 @@ def test_a_data_folder_that_vanishes_stops_nothing(unit: Unit, stored: Path, tmp
     assert unit._recorder_state()["disk_free_mb"] is None
     unit.engine.take(LoopEdge(at_ns=100 * S, line=1, closed=True))
     unit.engine.advance(101 * S)
-    assert len(read_table(stored, "calls")) == 1
-    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+    assert len(read_table(tmp_path / "away" / STORE, "calls")) == 1
 
 
 def test_a_damaged_store_is_a_fault_of_a_unit_that_records(
     tmp_path: Path, stored: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stored.parent.mkdir()
-    stored.write_text("{")
+    (stored.parent / "calls.json").write_text("{")
     scenario = story.parse("title T\n1.0 lift\n9.0 hang up\n", tmp_path / "t.txt")
     unit = Unit(virtual_settings(scenario, tmp_path / "data"), board.load("line-tap-1"), live=False, now=lambda: 0)
     assert [fault.split("/")[0] for fault in unit._recorder_state()["faults"]] == ["store"]
@@ -338,7 +336,7 @@ def test_the_button_marks_the_call(unit: Unit) -> None:
     unit.engine.take(ButtonPressed(at_ns=1 * S))  # nobody is on the line: nothing to mark
     unit.engine.take(LoopEdge(at_ns=10 * S, line=1, closed=True))
     unit.engine.take(ButtonPressed(at_ns=15 * S))
-    (call,) = read_table(unit.settings.unit.data_dir / STORE_FILE, "calls")
+    (call,) = read_table(unit.settings.unit.data_dir / STORE, "calls")
     assert [(mark["kind"], mark["at_ns"]) for mark in call["marks"]] == [("button", 15 * S)]
 
 

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from drivers.signals import Country
 from firmware.cli.main import InputError, json_line
 from firmware.cli.show import caller_text, outcome_text, terminal, time_text, waveform
 from firmware.cli.unit import settings_of
-from firmware.core.call import upgraded
-from firmware.records.store import StoreError, read_table
+from firmware.core.numbers import e164
+from firmware.records.store import CallReader, StoreError
 
-STORE_FILE = "calls.json"
+STORE = "store"
 
 
 def _data_dir(args: argparse.Namespace) -> Path:
@@ -28,19 +32,30 @@ def _data_dir(args: argparse.Namespace) -> Path:
     return Path(args.data)
 
 
-def _calls(data: Path) -> list[Mapping[str, Any]]:
-    """In the order of filing."""
+@contextlib.contextmanager
+def _reader(data: Path) -> Iterator[CallReader]:
+    """The store of a data folder, also beside a running unit."""
     try:
-        return [upgraded(dict(call)) for call in read_table(data / STORE_FILE, "calls")]
+        reader = CallReader(data / STORE)
     except StoreError as error:
         raise InputError(str(error)) from error
     except OSError as error:
         raise InputError(f"{data}: cannot be read ({error.strerror}); run this as the user tsuroku.") from error
+    try:
+        yield reader
+    finally:
+        reader.close()
 
 
 def _one(args: argparse.Namespace) -> tuple[Path, Mapping[str, Any]]:
     data = _data_dir(args)
-    found = [call for call in _calls(data) if str(call["call_id"]).endswith(args.call.lower())]
+    with _reader(data) as reader:
+        whole = reader.get(args.call.lower())
+        found: list[Mapping[str, Any]] = (
+            [call for call in reader.newest() if str(call["call_id"]).endswith(args.call.lower())]
+            if whole is None
+            else [whole.to_dict()]
+        )
     if len(found) != 1:
         what = "no call has" if not found else f"{len(found)} calls have"
         raise InputError(f"{what} an id that ends in {args.call!r}; `tsuroku calls list` shows the ids.")
@@ -64,19 +79,32 @@ def _numbers(call: Mapping[str, Any]) -> list[str]:
 
 
 def list_(args: argparse.Namespace) -> int:
-    calls = _calls(_data_dir(args))
-    if args.missed:
-        calls = [call for call in calls if call["outcome"] == "missed"]
-    if args.number:
-        digits = "".join(c for c in args.number if c.isdigit())
-        calls = [call for call in calls if digits and any(digits in number for number in _numbers(call))]
-    calls = calls[-args.last :] if args.last else calls
+    with _reader(_data_dir(args)) as reader:
+        calls = _wanted(reader, args)[::-1]
     if args.json:
         for call in calls:
             print(json_line(call))
         return 0
     print_calls(calls, terminal())
     return 0
+
+
+def _wanted(reader: CallReader, args: argparse.Namespace) -> list[Mapping[str, Any]]:
+    """The last calls asked for, newest first. A whole number is looked up; any other digits are looked for."""
+    found: Iterable[Mapping[str, Any]] = reader.newest()
+    if args.number is not None:
+        digits = "".join(c for c in args.number if c.isdigit())
+        if not digits:
+            raise InputError(f"--number {args.number!r} holds no digit; give the number, or a part of it.")
+        whole = {e164(digits, country) for country in typing.get_args(Country)} - {None}
+        looked_up = {call["call_id"]: call for number in whole for call in reader.with_number(str(number))}
+        if looked_up:
+            found = list(looked_up.values())[::-1]
+        else:
+            found = (call for call in found if any(digits in number for number in _numbers(call)))
+    if args.missed:
+        found = (call for call in found if call["outcome"] == "missed")
+    return list(itertools.islice(found, args.last or None))
 
 
 def print_calls(calls: Sequence[Mapping[str, Any]], console: Console) -> None:

@@ -22,11 +22,11 @@ from drivers.gpio import LineInputs
 from drivers.modem import Modem
 from drivers.signals import DeviceLost, DeviceReady, Signal
 from firmware import clock
-from firmware.app import HEALTH_FILE, STORE_FILE
+from firmware.app import HEALTH_FILE, STORE
 from firmware.cli.main import json_line
 from firmware.cli.show import terminal
 from firmware.cli.unit import settings_of
-from firmware.records.store import StoreError, read_table, unit_runs
+from firmware.records.store import CallReader, StoreError, unit_runs
 from firmware.settings import BrokerSettings, Settings
 from hw.board import Board
 
@@ -62,7 +62,7 @@ def _examine(settings: Settings, board: Board) -> Iterator[Finding]:
     yield _disk(settings.unit.data_dir)
     yield _store(settings.unit.data_dir)
     yield _clock()
-    if unit_runs(settings.unit.data_dir / STORE_FILE):
+    if unit_runs(settings.unit.data_dir / STORE):
         yield Finding("unit", "good", "it is running; what its drivers last said:")
         yield from _heard(settings.unit.data_dir / HEALTH_FILE)
     else:
@@ -87,12 +87,20 @@ def _disk(data: Path) -> Finding:
 
 
 def _store(data: Path) -> Finding:
-    if not (data / STORE_FILE).exists():
+    if not (data / STORE).is_dir():
         return Finding("store", "unknown", "no call has been filed yet.")
     try:
-        calls = read_table(data / STORE_FILE, "calls")
+        reader = CallReader(data / STORE)
     except StoreError as error:
         return Finding("store", "wrong", str(error))
+    try:
+        calls = list(reader.calls())
+        problems = [problem for problem in reader.problems if problem.kind != "torn"]
+    finally:
+        reader.close()
+    if problems:
+        says = f"{problems[0].where}: {problems[0].says} `tsuroku store doctor` tells what to do."
+        return Finding("store", "wrong", says)
     named = {str(call["recording"]["path"]) for call in calls if call["recording"]}
     missing = [path for path in named if not (data / path).exists()]
     kept = {f"{Path(path).stem.removesuffix('.repaired')}" for path in named} | {

@@ -1,223 +1,328 @@
-"""The record of all calls and the outbox of their events: a TinyDB file that is replaced as a whole, never half.
+"""The record of all calls and of the events that tell of them: the only owner of its folder.
 
-One process owns it (flock). A commit writes a call and its events in one step: a new file, synced, then renamed over
-the old one. What commit() returned from is on the disk. The file is plain TinyDB JSON: stock TinyDB opens it.
+Tables: `calls` by order of filing; `events.STREAM` by sequence; `cursors`, how far each sink has got; `meta`, `boots`,
+`anchors` (what the clock turned out to be), `checkpoint` (the last signature), `holds`, `tombstones`.
+A change of a call, its events and whatever else belongs to it are one line of the log, and one sync.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import itertools
-import json
-import os
-import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from tinydb import TinyDB
-from tinydb.storages import Storage
-from tinydb.table import Document
-
-from firmware.core.call import SCHEMA as CALL_SCHEMA
-from firmware.core.call import Call, CallEvent
+from firmware.core.call import Call, CallEvent, ClockRead, upgraded
 from firmware.core.facts import Stream
 from firmware.core.outbox import OutboxEntry
+from firmware.records.database import Change, LogStorage, Put, Remove, StoreError, View
+from firmware.records.evidence import Signer
+from firmware.records.index import Index, second, text_key
+from firmware.records.log import Problem
+from firmware.records.migrate import OLD_FILE, migrate
 
-SCHEMA = 1  # of the file
-READS = f"{SCHEMA} (calls up to {CALL_SCHEMA})"
-_ACCEPTED_KEPT = 1000  # accepted events that stay for a replay
+__all__ = ["CallReader", "CallStore", "StoreError", "read_table", "unit_runs"]
 
-
-class StoreError(OSError):
-    """The store cannot be opened or written: one sentence that says what, where and how to mend it."""
-
-
-class Damaged(StoreError):
-    """The file is there and is no whole store."""
-
-
-class _WholeFile(Storage):
-    """TinyDB storage that holds the data in memory and replaces the file in one step when told to."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.data: dict[str, dict[str, Any]] | None = _load(path)
-        self.dirty = False
-
-    def read(self) -> dict[str, dict[str, Any]] | None:
-        return self.data
-
-    def write(self, data: dict[str, dict[str, Any]]) -> None:
-        self.data, self.dirty = data, True
-
-    def flush(self) -> None:
-        """Make the memory durable. Raises OSError; then the file is as it was, and the memory still to be written."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".new")
-        text = json.dumps(self.data, ensure_ascii=False, separators=(",", ":"))
-        descriptor = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(descriptor)
-        temporary.rename(self.path)
-        directory = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-        self.dirty = False
+SCHEMA = 2  # of the store; 1 was one JSON file
+_ACCEPTED_KEPT = 1000  # events of a stream that stay for a replay when every sink has them
+_DAY_NS = 86_400_000_000_000
+STREAMS: tuple[Stream, ...] = ("call", "system", "audit")
 
 
-class _Snapshot(Storage):
-    """TinyDB storage over one reading of the file; never writes. For readers beside the running unit."""
-
-    def __init__(self, path: Path) -> None:
-        self._data = _load(path)
-
-    def read(self) -> dict[str, dict[str, Any]] | None:
-        return self._data
-
-    def write(self, data: dict[str, dict[str, Any]]) -> None:
-        raise StoreError("This is a reader's snapshot of the store; only the unit writes to it.")
+def _open_state(call: Mapping[str, Any]) -> str | None:
+    left = call["outcome"] is None or call["no_recording"] in ("not_ended", "not_closed_yet")
+    return "open" if left else None
 
 
-def _load(path: Path) -> dict[str, dict[str, Any]] | None:
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
+def _unsynced_boot(call: Mapping[str, Any]) -> str | None:
+    return None if call["clock"]["state"] == "ntp" else str(call["boot_id"])
+
+
+_CALL_ID, _OPEN, _UNSYNCED = 0, 4, 5
+INDEXES: Mapping[str, Sequence[Index]] = {
+    "calls": (
+        Index(("call_id",)),
+        Index(("caller", "number")),
+        Index(("dialled", "number")),
+        Index(("opened",), "time"),
+        Index(("is open",), of=_open_state),
+        Index(("unsynced boot",), of=_unsynced_boot),
+    )
+}
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """How far a sink has got in one stream: all up to `done`, and of what is behind it `settled`."""
+
+    done: int = 0
+    settled: set[int] = field(default_factory=set)
+    parked: set[int] = field(default_factory=set)
+
+    def settle(self, sequence: int) -> None:
+        if sequence > self.done:
+            self.settled.add(sequence)
+        while self.done + 1 in self.settled:
+            self.done += 1
+            self.settled.discard(self.done)
+
+
+class CallReader:
+    """The calls of a store, beside a running unit or for its owner. Raises StoreError."""
+
+    def __init__(self, path: Path, storage: LogStorage | None = None) -> None:
+        if storage is None:
+            if not any(path.glob("*.log")):
+                old = path.with_name(OLD_FILE)
+                if old.exists():
+                    raise StoreError(f"{old}: is of an older version; it is taken over when the unit next starts.")
+                raise StoreError(f"{path}: there is no store here yet; it is made when the unit first runs.")
+            storage = LogStorage(path, indexes=INDEXES, writable=False)
+        self.storage = storage
+
+    def __len__(self) -> int:
+        docs = self.storage.tables.get("calls")
+        return docs.count if docs else 0
+
+    @property
+    def problems(self) -> list[Problem]:
+        return self.storage.problems
+
+    def _doc_id(self, call_id: str) -> int | None:
+        for doc_id in self._find(_CALL_ID, call_id):
+            doc = self.storage.doc("calls", doc_id)
+            if doc and doc["call_id"] == call_id:
+                return doc_id
         return None
-    except OSError as error:
-        kind = Damaged if error.errno == errno.EIO else StoreError  # a bad block of the card
-        raise kind(f"{path}: cannot be read ({error.strerror}); check its rights and the card.") from error
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is one
-        raise Damaged(f"{path}: is damaged ({error}); keep a copy of it and put back a backup.") from error
-    try:
-        _check(data)
-    except _OtherSchema as error:
-        raise StoreError(
-            f"{path}: has schema {error}, this version reads {READS}; install the version that wrote it."
-        ) from error
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        # What the error says may hold a number of a caller, so it is not told.
-        raise Damaged(f"{path}: is damaged (a record in it is not whole); put back a backup.") from error
-    return cast(dict[str, dict[str, Any]], data)
+
+    def _find(self, index: int, text: str) -> list[int]:
+        docs = self.storage.tables.get("calls")
+        key = text_key(text)
+        return docs.find(index, key, key) if docs else []
+
+    def get(self, call_id: str) -> Call | None:
+        doc_id = self._doc_id(call_id)
+        doc = None if doc_id is None else self._call(doc_id)
+        return None if doc is None else Call.from_dict(doc)
+
+    def _call(self, doc_id: int) -> dict[str, Any] | None:
+        doc = self.storage.doc("calls", doc_id)
+        return None if doc is None else self.timed(upgraded(doc))
+
+    def timed(self, call: dict[str, Any]) -> dict[str, Any]:
+        """The call with its wall times as the clock turned out to be; `clock_then` is what it said."""
+        clock = call["clock"]
+        if clock["state"] == "ntp":
+            return call
+        anchor = self._anchors().get(call["boot_id"])
+        if anchor is None:
+            return call
+        timed = Call.from_dict(call | {"clock": anchor}).to_dict()
+        return call | {key: timed[key] for key in ("clock", "opened", "answered", "ended")} | {"clock_then": clock}
+
+    def _anchors(self) -> dict[str, dict[str, Any]]:
+        return {doc["boot_id"]: doc["clock"] for doc in View(self.storage, "anchors").values()}
+
+    def calls(self) -> Iterator[dict[str, Any]]:
+        """All, in the order of filing."""
+        for doc_id in View(self.storage, "calls"):
+            if (call := self._call(int(doc_id))) is not None:
+                yield call
+
+    def newest(self) -> Iterator[dict[str, Any]]:
+        """All, the last filed first."""
+        docs = self.storage.tables.get("calls")
+        for doc_id in range(docs.highest() or 0 if docs else 0, 0, -1):
+            if (call := self._call(doc_id)) is not None:
+                yield call
+
+    def with_number(self, number: str) -> list[dict[str, Any]]:
+        """The calls from or to a number given as E.164, in the order of filing."""
+        found = sorted({*self._find(1, number), *self._find(2, number)})
+        calls = (self._call(doc_id) for doc_id in found)
+        return [
+            call
+            for call in calls
+            if call and number in (call["caller"]["number"], (call["dialled"] or {}).get("number"))
+        ]
+
+    def between(self, since: str, until: str) -> list[dict[str, Any]]:
+        """The calls that began at or after one UTC time and before another (ISO 8601), in the order of filing."""
+        docs = self.storage.tables.get("calls")
+        low, high = second(since), second(until)
+        if docs is None:
+            return []
+        if low is None or high is None:
+            raise ValueError(f"{since if low is None else until!r} is no UTC time like 2026-11-24T00:00:00.000Z")
+        found = set(docs.find(3, low, high))
+        for boot_id in self._anchors():
+            found |= set(self._find(_UNSYNCED, boot_id))
+        calls = (self._call(doc_id) for doc_id in sorted(found))
+        return [call for call in calls if call and since <= call["opened"] < until]
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The events that are kept, stream by stream, in the order of their sequence."""
+        for stream in STREAMS:
+            yield from View(self.storage, f"events.{stream}").values()
+
+    def close(self) -> None:
+        self.storage.close()
 
 
-class _OtherSchema(Exception):
-    """The store, or a record in it, is of another version."""
+@dataclass(frozen=True, slots=True)
+class SinkOutbox:
+    """The outbox as one sink sees it (firmware.core.outbox.Outbox)."""
+
+    store: CallStore
+    sink: str
+
+    def pending(self, limit: int) -> list[OutboxEntry]:
+        return self.store.pending(limit, self.sink)
+
+    def mark(self, stream: Stream, sequence: int, state: Literal["accepted", "parked"]) -> None:
+        self.store.mark(stream, sequence, state, self.sink)
 
 
-def _check(data: Any) -> None:
-    """Raises _OtherSchema, and for anything that is no whole store what comes."""
-    _check_schema(data["meta"]["1"])
-    _check_is(str, data["meta"]["1"]["store_id"])
-    for doc_id, call in data.get("calls", {}).items():
-        _check_schema(call, (1, CALL_SCHEMA))
-        _check_is(int, int(doc_id), call["line"])
-        _check_is(str, Call.from_dict(call).to_dict()["call_id"])
-    for doc_id, entry in data.get("outbox", {}).items():
-        _check_is(int, int(doc_id), entry["sequence"])
-        _check_is(str, entry["stream"], entry["state"])
-        _check_is(dict, entry["body"])
-
-
-def _check_schema(record: Any, known: tuple[int, ...] = (SCHEMA,)) -> None:
-    _check_is(int, record["schema"])
-    if record["schema"] not in known:
-        raise _OtherSchema(record["schema"])
-
-
-def _check_is(kind: type, *values: Any) -> None:
-    if not all(isinstance(value, kind) for value in values):
-        raise TypeError
-
-
-def _free_name(name: str) -> Path:
-    """A path that is not taken: name, or name-2, name-3."""
-    tries = (Path(name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
-    return next(path for path in tries if not path.exists())
-
-
-class CallStore:
+class CallStore(CallReader):
     """The only owner of the call records and the outbox. Thread: the loop. Raises StoreError.
 
-    source: what the events' CloudEvents `source` says, e.g. /tsuroku/SITE/UNIT.
+    source: what the events' CloudEvents `source` says, e.g. /tsuroku/SITE/UNIT. sinks: the names of those who must get
+    every event. boot_id and read_clock: what each line's time is. key: where the unit's signing key is, or is made.
     """
 
-    def __init__(self, path: Path, source: str) -> None:
-        self._source = source
+    def __init__(
+        self,
+        path: Path,
+        source: str,
+        *,
+        sinks: Sequence[str] = ("main",),
+        boot_id: str = "",
+        read_clock: Callable[[], ClockRead] = lambda: ClockRead(mono_ns=0, wall_ns=0, state="unsynced"),
+        key: Path | None = None,
+    ) -> None:
+        self._source, self._boot_id = source, boot_id
+        self._raw_clock = read_clock
+        self._shift_ns = 0  # what an unset clock is behind the last time that is written here
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = path.with_suffix(".lock").open("w")
+        # The old store that was found damaged here and not taken away since; a new one was begun in its place.
+        self.set_aside = migrate(path, INDEXES)
+        self._boot = 0
+        super().__init__(path, LogStorage(path, indexes=INDEXES, stamp=self._stamp))
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            raise StoreError(f"{path}: another unit is running on this data; stop it first.") from error
-        try:
-            try:
-                self._storage = _WholeFile(path)
-            except Damaged:
-                # Calls must be recorded whatever became of the old ones; they stay for whoever can mend them.
-                path.rename(_free_name(f"{path}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"))
-                self._storage = _WholeFile(path)
-        except StoreError:
-            self._lock.close()
+            self._begin(sinks, key)
+        except BaseException:
+            self.storage.close()
             raise
-        except OSError as error:
-            self._lock.close()
-            raise StoreError(
-                f"{path}: is damaged and cannot be set aside ({error.strerror}); mend the card."
-            ) from error
-        # The last damaged store that was found here and not taken away since; a new one was begun in its place.
-        self.set_aside = max(path.parent.glob(f"{path.name}.damaged-*"), default=None)
-        self._db = TinyDB(storage=lambda: self._storage)
-        self._calls, self._outbox, self._meta = (self._db.table(name) for name in ("calls", "outbox", "meta"))
-        if self._storage.data is None:
-            self._meta.insert(Document({"schema": SCHEMA, "store_id": str(uuid.uuid4())}, doc_id=1))
-            self._flush()
-        self.store_id: str = cast(Document, self._meta.get(doc_id=1))["store_id"]
-        self._index()
 
-    def _index(self) -> None:
-        """What is looked up on every commit."""
-        self._call_ids = {call["call_id"]: call.doc_id for call in self._calls}
-        self._events = {(e["stream"], e["sequence"]): e.doc_id for e in self._outbox}
-        self._last_event = max(self._events.values(), default=0)
-        self._last: dict[Stream, int] = {"call": 0, "system": 0, "audit": 0}
-        for stream, sequence in self._events:
-            self._last[stream] = max(self._last[stream], sequence)
-        self._pending = sorted((e["stream"], e["sequence"]) for e in self._outbox if e["state"] == "pending")
+    def _begin(self, sinks: Sequence[str], key: Path | None) -> None:
+        storage = self.storage
+        if storage.last_at:
+            self._shift_ns = max(0, storage.last_at[2] - self._raw_clock().wall_ns)
+        meta = storage.doc("meta", 1)
+        changes: list[Change] = []
+        if meta is None:
+            meta = {"schema": SCHEMA, "store_id": str(uuid.uuid4())}
+            changes.append(Put("meta", 1, meta))
+        if meta["schema"] != SCHEMA:
+            raise StoreError(
+                f"{storage.directory}: has schema {meta['schema']}, this version reads {SCHEMA}; "
+                "install the version that wrote it."
+            )
+        self.store_id: str = meta["store_id"]
+        boots = storage.tables.get("boots")
+        last = storage.doc("boots", boots.last_id) if boots else None
+        self._boot = boots.last_id if boots else 0
+        if last is None or last["boot_id"] != self._boot_id:
+            self._boot += 1
+            changes.append(Put("boots", self._boot, {"boot_id": self._boot_id}))
+        self._last: dict[Stream, int] = {}
+        for stream in STREAMS:
+            docs = storage.tables.get(f"events.{stream}")
+            self._last[stream] = docs.last_id if docs else 0
+        self._sinks = tuple(sinks)
+        self._cursors: dict[str, dict[Stream, _Cursor]] = {}
+        for doc in View(storage, "cursors").values():
+            self._cursors[doc["sink"]] = {
+                stream: _Cursor(own["done"], set(own["settled"]), set(own["parked"]))
+                for stream, own in doc["streams"].items()
+            }
+        for sink in self._sinks:
+            own = self._cursors.setdefault(sink, {})
+            for stream in STREAMS:
+                own.setdefault(stream, _Cursor())
+        self._dirty = False
+        self._open_ids: dict[str, int] = {}  # calls that may still change
+        self._signer = Signer(key) if key else None
+        self._signed_ns = 0
+        if self._signer and meta.get("public_key") != self._signer.public_key:
+            changes.append(Put("meta", 1, meta | {"public_key": self._signer.public_key}))
+        changes += self._checkpoint()
+        if changes:
+            storage.commit(changes)
+
+    def read_clock(self) -> ClockRead:
+        """Both clocks; an unset one is never before the last time that is written in the store."""
+        read = self._raw_clock()
+        return read if read.state == "ntp" else replace(read, wall_ns=read.wall_ns + self._shift_ns)
+
+    def _stamp(self) -> list[object]:
+        read = self.read_clock()
+        return [self._boot, read.mono_ns, read.wall_ns, read.state]
+
+    def _checkpoint(self) -> list[Change]:
+        """A signature over the chain up to now, to be written with whatever is written next."""
+        if self._signer is None:
+            return []
+        read = self.read_clock()
+        self._signed_ns = read.mono_ns
+        signed = self._signer.checkpoint(
+            self.store_id, self.storage.seq, self.storage.link, len(self), read.iso(read.mono_ns)
+        )
+        return [Put("checkpoint", 1, signed)]
+
+    # -- writing
 
     def commit(self, call: Call, events: Sequence[CallEvent]) -> None:
         """Write a call (new or changed) and its events, all or nothing. On return they are on the disk."""
-        doc_id = self._call_ids.get(call.call_id) or max(self._call_ids.values(), default=0) + 1
-        before = self._calls.get(doc_id=doc_id)
-        self._calls.upsert(Document(call.to_dict(), doc_id=doc_id))
-        first = self._last_event + 1
-        for number, event in enumerate(events):
-            sequence = self._last["call"] + 1 + number
-            entry = {"stream": "call", "sequence": sequence, "state": "pending", "body": self._body(event, sequence)}
-            self._outbox.insert(Document(entry, doc_id=first + number))
-        try:
-            self._flush()
-        except StoreError:
-            if isinstance(before, Document):
-                self._calls.upsert(before)  # in its old place
-            else:
-                self._calls.remove(doc_ids=[doc_id])
-            self._outbox.remove(doc_ids=[first + number for number in range(len(events))])
-            raise
-        self._call_ids[call.call_id] = doc_id
-        for number in range(len(events)):
-            self._last["call"] += 1
-            self._events["call", self._last["call"]] = self._last_event = first + number
-            self._pending.append(("call", self._last["call"]))
+        known = self._open_ids.get(call.call_id) or self._doc_id(call.call_id)
+        docs = self.storage.tables.get("calls")
+        doc_id = known or (docs.last_id if docs else 0) + 1
+        first = self._last["call"] + 1
+        changes: list[Change] = [Put("calls", doc_id, call.to_dict())]
+        for sequence, event in enumerate(events, first):
+            changes.append(Put("events.call", sequence, self._body(event, sequence)))
+        if call.outcome is not None:
+            changes += self._checkpoint()
+        self._write(changes)
+        self._last["call"] += len(events)
+        if (
+            _open_state(call.to_dict())
+            if call.outcome is None
+            else call.no_recording in ("not_ended", "not_closed_yet")
+        ):
+            self._open_ids[call.call_id] = doc_id
+        else:
+            self._open_ids.pop(call.call_id, None)
+
+    def _write(self, changes: list[Change]) -> None:
+        """With the cursors, where they have moved. After a failed write it goes on in a new segment."""
+        self.storage.revive()
+        self.storage.commit([*changes, *self._moved_cursors()])
+        self._dirty = False
+
+    def _moved_cursors(self) -> list[Change]:
+        if not self._dirty:
+            return []
+        changes: list[Change] = []
+        for number, (sink, own) in enumerate(sorted(self._cursors.items()), 1):
+            streams = {
+                stream: {"done": c.done, "settled": sorted(c.settled), "parked": sorted(c.parked)}
+                for stream, c in own.items()
+            }
+            changes.append(Put("cursors", number, {"sink": sink, "streams": streams}))
+        return changes
 
     def _body(self, event: CallEvent, sequence: int) -> dict[str, Any]:
         return {
@@ -233,82 +338,118 @@ class CallStore:
             "data": event.data,
         }
 
-    def _flush(self) -> None:
-        try:
-            self._storage.flush()
-        except OSError as error:
-            raise StoreError(
-                f"{self._storage.path}: cannot be written ({error.strerror}); free space or mend the card."
-            ) from error
-
     def flush(self) -> None:
-        """Write marks of the outbox that no commit has carried yet, and let the oldest accepted events go."""
-        if not self._storage.dirty:
+        """Write what no commit has carried yet: cursors, the day's signature; let the oldest accepted events go."""
+        changes: list[Change] = []
+        for stream in STREAMS:
+            everywhere = min((self._cursors[sink][stream].done for sink in self._sinks), default=0)
+            docs = self.storage.tables.get(f"events.{stream}")
+            oldest = next(docs.ids(), 0) if docs else 0
+            if oldest and oldest <= everywhere - _ACCEPTED_KEPT:
+                changes.append(Remove(f"events.{stream}", oldest, everywhere - _ACCEPTED_KEPT))
+        if self._signer and self.read_clock().mono_ns - self._signed_ns > _DAY_NS:
+            changes += self._checkpoint()
+        if changes or self._dirty:
+            self._write(changes)
+
+    def anchor(self, read: ClockRead) -> None:
+        """The clock has been set: from now on the times of this boot's calls are told by it. Once a boot is enough."""
+        if self._boot_id in self._anchors() or not self._find(_UNSYNCED, self._boot_id):
             return
-        done = sorted(set(self._events) - set(self._pending))
-        old = [key for key in done[:-_ACCEPTED_KEPT] if self._entry(key)["state"] == "accepted"]
-        if old:
-            self._outbox.remove(doc_ids=[self._events.pop(key) for key in old])
-        self._flush()
+        clock = {"mono_ns": read.mono_ns, "wall_ns": read.wall_ns, "state": read.state}
+        self._write([Put("anchors", self._boot, {"boot_id": self._boot_id, "clock": clock})])
 
     # -- reading
 
-    def get(self, call_id: str) -> Call | None:
-        doc_id = self._call_ids.get(call_id)
-        return None if doc_id is None else Call.from_dict(cast(Document, self._calls.get(doc_id=doc_id)))
-
     def left_open(self) -> list[Call]:
         """Calls that have no outcome, or whose recording was still open: what a crash left."""
-        return [
-            Call.from_dict(call)
-            for call in self._calls
-            if call["outcome"] is None or call["no_recording"] in ("not_ended", "not_closed_yet")
-        ]
+        calls = (self._call(doc_id) for doc_id in self._find(_OPEN, "open"))
+        return [Call.from_dict(call) for call in calls if call and _open_state(call)]
+
+    @property
+    def wrong(self) -> str | None:
+        """What has become of the store that somebody must look at; None while all is well."""
+        if self.set_aside:
+            return f"The call list was damaged and is kept as {self.set_aside}; put back a backup of it."
+        found = [problem for problem in self.problems if problem.kind != "torn"]
+        if not found:
+            return None
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        return f"{found[0].where}: {found[0].says}{more} `tsuroku store doctor` tells what to do."
 
     # -- the outbox
 
-    def pending(self, limit: int) -> list[OutboxEntry]:
-        entries = (self._entry(key) for key in self._pending[:limit])
-        return [OutboxEntry(**{k: e[k] for k in ("stream", "sequence", "body", "state")}) for e in entries]
+    def outbox(self, sink: str) -> SinkOutbox:
+        return SinkOutbox(self, sink)
 
-    def mark(self, stream: Stream, sequence: int, state: Literal["accepted", "parked"]) -> None:
-        doc_id = self._events.get((stream, sequence))
-        if doc_id is None:
+    def pending(self, limit: int, sink: str | None = None) -> list[OutboxEntry]:
+        own = self._cursors[sink or self._sinks[0]]
+        entries: list[OutboxEntry] = []
+        for stream in STREAMS:
+            cursor = own[stream]
+            for sequence in range(cursor.done + 1, self._last[stream] + 1):
+                if len(entries) >= limit:
+                    return entries
+                if sequence in cursor.settled:
+                    continue
+                body = self.storage.doc(f"events.{stream}", sequence)
+                if body is None:  # it can no longer be read; the store's problems say so
+                    continue
+                entries.append(OutboxEntry(stream=stream, sequence=sequence, body=body, state="pending"))
+        return entries
+
+    def mark(
+        self, stream: Stream, sequence: int, state: Literal["accepted", "parked"], sink: str | None = None
+    ) -> None:
+        cursor = self._cursors[sink or self._sinks[0]][stream]
+        if sequence > self._last[stream]:
             return
-        self._outbox.update({"state": state}, doc_ids=[doc_id])
-        if (stream, sequence) in self._pending:
-            self._pending.remove((stream, sequence))
-
-    def _entry(self, key: tuple[Stream, int]) -> Document:
-        return cast(Document, self._outbox.get(doc_id=self._events[key]))
+        if state == "parked":
+            cursor.parked.add(sequence)
+        cursor.settle(sequence)
+        self._dirty = True
 
     def outbox_state(self) -> dict[str, Any]:
-        """Depth, and the first and last sequence of each stream that has any."""
-        streams = {s: [seq for stream, seq in self._events if stream == s] for s, last in self._last.items() if last}
+        """How many events some sink has not got, the oldest and last sequence of each stream, and the chain's head."""
+        depth = 0
+        streams: dict[str, dict[str, int]] = {}
+        for stream, last in self._last.items():
+            if not last:
+                continue
+            waiting = [last - c.done - len(c.settled) for c in (self._cursors[sink][stream] for sink in self._sinks)]
+            depth += max(waiting, default=0)
+            oldest = next(self.storage.tables[f"events.{stream}"].ids(), last + 1)
+            streams[stream] = {"oldest_seq": oldest, "last_seq": last}
         return {
-            "outbox_depth": len(self._pending),
-            "streams": {s: {"oldest_seq": min(seqs), "last_seq": max(seqs)} for s, seqs in streams.items() if seqs},
+            "outbox_depth": depth,
+            "streams": streams,
+            "chain": {"seq": self.storage.seq, "head": self.storage.link},
         }
 
     def close(self) -> None:
-        """Write what is left and give the file free."""
+        """Write what is left, sign, and give the folder free."""
         try:
+            changes = self._checkpoint()
             self.flush()
+            if changes:
+                self._write(self._checkpoint())
         finally:
-            self._lock.close()
+            self.storage.close()
 
 
-def read_table(path: Path, table: Literal["calls", "outbox"]) -> list[Mapping[str, Any]]:
-    """A table of the store, read beside a running unit. Raises StoreError."""
-    if not path.exists():
-        raise StoreError(f"{path}: there is no store here yet; it is made when the unit first runs.")
-    return list(TinyDB(storage=lambda: _Snapshot(path)).table(table))
+def read_table(path: Path, table: Literal["calls", "events"]) -> list[Mapping[str, Any]]:
+    """All calls, or all events that are kept, read beside a running unit. Raises StoreError."""
+    reader = CallReader(path)
+    try:
+        return list(reader.calls() if table == "calls" else reader.events())
+    finally:
+        reader.close()
 
 
 def unit_runs(path: Path) -> bool:
     """Whether a unit has this store open."""
     try:
-        with path.with_suffix(".lock").open() as lock:
+        with (path / "lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import tempfile
 import uuid
 from functools import cache
@@ -11,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from drivers.virtual.scenario import Scenario, parse
-from firmware.app import STORE_FILE
+from firmware.app import STORE
+from firmware.records.database import LogStorage, Put
+from firmware.records.store import INDEXES, SCHEMA, read_table
 from firmware.simulate import stepped
 
 CALLS_FILLED = 10_000
@@ -48,25 +48,23 @@ def busy_line(calls: int) -> Scenario:
 
 
 @cache
-def _template() -> dict[str, Any]:
+def _template() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Calls and events."""
     with tempfile.TemporaryDirectory() as work:
         stepped(busy_line(50), Path(work) / "data")
-        store: dict[str, Any] = json.loads((Path(work) / "data" / STORE_FILE).read_text())
-    return store
+        store = Path(work) / "data" / STORE
+        return [dict(call) for call in read_table(store, "calls")], [dict(told) for told in read_table(store, "events")]
 
 
 def fill(data: Path, calls: int) -> None:
     """Put a store with so many calls, and a thousand accepted events, into an empty data folder."""
-    data.mkdir(mode=0o700, parents=True)
-    store = copy.deepcopy(_template())
-    patterns = list(store["calls"].values())
-    store["calls"] = {
-        str(number): {**patterns[number % len(patterns)], "call_id": str(uuid.uuid4())}
-        for number in range(1, calls + 1)
-    }
-    events = list(store["outbox"].values())
-    store["outbox"] = {
-        str(number): {**events[number % len(events)], "sequence": number, "state": "accepted"}
-        for number in range(1, 1001)
-    }
-    (data / STORE_FILE).write_text(json.dumps(store, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+    calls_, events = _template()
+    storage = LogStorage(data / STORE, indexes=INDEXES, sync=False)
+    storage.commit([Put("meta", 1, {"schema": SCHEMA, "store_id": str(uuid.uuid4())})])
+    for number in range(1, calls + 1):
+        storage.commit([Put("calls", number, {**calls_[number % len(calls_)], "call_id": str(uuid.uuid4())})])
+    for number in range(1, 1001):
+        storage.commit([Put("events.call", number, {**events[number % len(events)], "sequence": number})])
+    done = {"call": {"done": 1000, "settled": [], "parked": []}}
+    storage.commit([Put("cursors", 1, {"sink": "main", "streams": done})])
+    storage.close()

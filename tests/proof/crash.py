@@ -26,7 +26,7 @@ from drivers.virtual.broker import VirtualBroker
 from drivers.virtual.line import ModemBytesDue, VirtualLine
 from drivers.virtual.modem import VirtualModem
 from drivers.virtual.sound import VirtualSound
-from firmware.app import STORE_FILE
+from firmware.app import STORE
 from firmware.records.store import read_table
 from tests.proof.consumer import Consumer, the_consumer_has_all
 from tests.proof.report import Report
@@ -216,11 +216,10 @@ class _Disk:
 
     @staticmethod
     def read(data: Path) -> _Disk:
-        entries = sorted(read_table(data / STORE_FILE, "outbox"), key=lambda entry: int(entry["sequence"]))
         files = (path for path in (data / "recordings").rglob("*") if path.is_file())
         return _Disk(
-            {call["call_id"]: dict(call) for call in read_table(data / STORE_FILE, "calls")},
-            [entry["body"] for entry in entries],
+            {call["call_id"]: dict(call) for call in read_table(data / STORE, "calls")},
+            [dict(told) for told in read_table(data / STORE, "events")],
             {str(path.relative_to(data)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
         )
 

@@ -1,0 +1,696 @@
+"""TinyDB over the log: a Storage that appends, a Table that looks up instead of reading everything, a TinyDB of both.
+
+To a user of TinyDB it is TinyDB. What differs: numbers of documents are integers, documents come in order of their
+numbers, and a document is what JSON makes of it (a tuple comes back as a list, NaN as None).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import orjson
+from tinydb import TinyDB
+from tinydb.queries import QueryInstance, QueryLike
+from tinydb.storages import Storage
+from tinydb.table import Document, Table
+
+from firmware.records.index import Doc, Docs, Effect, Index, Place, read_hint, second, text_key, write_hint
+from firmware.records.log import (
+    ORIGIN,
+    Bad,
+    Line,
+    Problem,
+    Reader,
+    Segment,
+    Writer,
+    lines,
+    segments,
+)
+
+_LAST_KEY = (1 << 32) - 1
+_MOST_PROBLEMS = 1000
+
+
+class StoreError(OSError):
+    """The store cannot be opened or written: one sentence that says what, where and how to mend it."""
+
+
+class Put(NamedTuple):
+    table: str
+    doc_id: int
+    doc: Mapping[str, Any]
+
+
+class Remove(NamedTuple):
+    """Documents from low to high, both included."""
+
+    table: str
+    low: int
+    high: int
+
+
+class Clear(NamedTuple):
+    """Remove all documents, and begin to number them anew; drop: the table too."""
+
+    table: str
+    drop: bool = False
+
+
+Change = Put | Remove | Clear
+
+
+def encode(doc: Mapping[str, Any]) -> bytes:
+    """JSON. What orjson refuses (a lone surrogate, a huge number, a key that is no text) is written as json does it."""
+    try:
+        return orjson.dumps(doc, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS)
+    except TypeError:
+        return b" " + json.dumps(doc, separators=(",", ":")).encode()
+
+
+def decode(data: bytes) -> Any:
+    return json.loads(data) if data.startswith(b" ") else orjson.loads(data)
+
+
+def compose(changes: Sequence[Change], stamp: object = None) -> tuple[bytes, list[bytes]]:
+    """The body of a line, and the documents in it: what is done as JSON, then each document behind a tab."""
+    docs = [encode(change.doc) for change in changes if isinstance(change, Put)]
+    sizes = iter(docs)
+    done: list[list[object]] = []
+    for change in changes:
+        match change:
+            case Put():
+                done.append([change.table, change.doc_id, len(next(sizes))])
+            case Remove():
+                done.append([change.table, change.low, change.high, 0])
+            case Clear():
+                done.append([change.table, change.drop])
+    head = {"do": done} if stamp is None else {"at": stamp, "do": done}
+    return b"\t".join((orjson.dumps(head), *docs)), docs
+
+
+def parts(body: bytes) -> tuple[dict[str, Any], int]:
+    """The JSON head of a body, and where its first document begins."""
+    end = body.find(b"\t")
+    head: dict[str, Any] = orjson.loads(body if end < 0 else body[:end])
+    return head, len(body) + 1 if end < 0 else end + 1
+
+
+class LogStorage(Storage):
+    """All tables of a directory. indexes: by table. stamp: what is written down with every line (its time).
+
+    One writer (flock); readers, also beside it, see what was whole when they opened. Raises StoreError.
+    """
+
+    def __init__(
+        self,
+        directory: Path | str,
+        *,
+        indexes: Mapping[str, Sequence[Index]] | None = None,
+        writable: bool = True,
+        sync: bool = True,
+        stamp: Callable[[], object] | None = None,
+    ) -> None:
+        self.directory, self.writable = Path(directory), writable
+        self._indexes, self._stamp = dict(indexes or {}), stamp
+        self.problems: list[Problem] = []
+        self._written = False
+        self.last_at: Any = None  # the stamp of the last line
+        self._lock: Any = None
+        self._writer = Writer(self.directory, sync=sync)
+        self._reader = Reader([])
+        self.tables: dict[str, Docs] = {}
+        try:
+            if writable:
+                self._take_lock()
+            self._open()
+        except OSError as error:
+            self.close()
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"{error.filename or self.directory}: cannot be used ({error.strerror}).") from error
+
+    # -- opening
+
+    def _take_lock(self) -> None:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = (self.directory / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(
+                f"{self.directory}: another unit is running on this data; stop it first.", error.errno
+            ) from error
+
+    def _open(self) -> None:
+        known = segments(self.directory)
+        self.tables, self._reader = {}, Reader(known)
+        self.seq, self.link, self.last_at = 0, ORIGIN, None
+        expected = known[0].number if known else 1
+        if expected != 1:
+            self._found("missing", known[0].path.name, f"segments 1 to {expected - 1} are missing.")
+        end = 0
+        for at, segment in enumerate(known):
+            if segment.number != expected:
+                gone = (
+                    f"segment {expected}"
+                    if segment.number == expected + 1
+                    else f"segments {expected} to {segment.number - 1}"
+                )
+                self._found("missing", segment.path.name, f"{gone} before it is missing; put it back from a backup.")
+            expected = segment.number + 1
+            following = known[at + 1] if at + 1 < len(known) else None
+            end = self._load(segment, following)
+        for docs in self.tables.values():
+            docs.settle()
+        if self.writable and known:
+            self._writer.go_on(known[-1], end, self.seq, self.link)
+
+    def _load(self, segment: Segment, following: Segment | None) -> int:
+        """Apply a segment. Returns where its last line ends."""
+        found = read_hint(segment.hint) if following else None
+        size = segment.path.stat().st_size
+        if found is None or found[0]["bytes"] != size:
+            head, effects = self._scan(segment, following)
+            if following and self.writable and not head["problems"]:
+                with contextlib.suppress(OSError):  # it is scanned again next time
+                    write_hint(segment.hint, head, effects)
+            own = {name: effect.encode() for name, effect in effects.items()}
+        else:
+            head, own = found
+        self._chain(segment, head)
+        self.last_at = head["last_at"] or self.last_at
+        for name, (of_table, columns) in own.items():
+            if not of_table["exists"]:
+                self.tables.pop(name, None)
+                continue
+            self._docs(name).apply(segment.number, of_table, columns)
+        return int(head["end"])
+
+    def _chain(self, segment: Segment, head: Doc) -> None:
+        """The segment's first line must follow the last one of the segment before."""
+        if head["first_seq"] is not None:
+            if head["first_seq"] != self.seq + 1:
+                lost = head["first_seq"] - self.seq - 1
+                self._found("chain", segment.path.name, f"{lost} lines before it are missing.")
+            elif head["first_prev"] != self.link:
+                self._found("chain", segment.path.name, "does not follow the line before it: that one was changed.")
+            self.seq, self.link = head["last_seq"], head["last_link"]
+
+    def _scan(self, segment: Segment, following: Segment | None) -> tuple[Doc, dict[str, Effect]]:
+        """Read a whole segment."""
+        data = segment.path.read_bytes()
+        limit = _first_seq(following) if following else None
+        effects: dict[str, Effect] = {}
+        before: Line | None = None
+        first: Line | None = None
+        end, problems, at = 0, len(self.problems), None
+        for line in lines(data):
+            if isinstance(line, Bad):
+                where = f"{segment.path.name} at byte {line.offset}"
+                if line.last and following is None:
+                    self._found("torn", where, f"{line.size} bytes are no whole line: it was being written at the end.")
+                else:
+                    self._found(
+                        "rot", where, f"line {before.seq + 1 if before else self.seq + 1} can no longer be read."
+                    )
+                continue
+            if limit is not None and line.seq >= limit:
+                break  # was never acknowledged
+            if before and line.seq == before.seq + 1 and line.prev != before.link:
+                self._found(
+                    "chain", f"{segment.path.name} at byte {line.offset}", "does not follow the line before it."
+                )
+            first = first or line
+            before, end = line, line.offset + line.size
+            if line.body is not None:
+                at = self._effect(line, effects) or at
+        head = {
+            "bytes": len(data),
+            "end": end,
+            "first_seq": first.seq if first else None,
+            "first_prev": first.prev if first else None,
+            "last_seq": before.seq if before else None,
+            "last_link": before.link if before else None,
+            "last_at": at,
+            "problems": len(self.problems) - problems,
+        }
+        return head, effects
+
+    def _effect(self, line: Line, effects: dict[str, Effect]) -> Any:
+        """Apply a line. Returns its stamp."""
+        body = cast(bytes, line.body)
+        head, at = parts(body)
+        for done in head["do"]:
+            name = done[0]
+            effect = effects.setdefault(name, Effect(self._indexes.get(name, ())))
+            match done[1:]:
+                case [bool(drop)]:
+                    effect.clear()
+                    effect.exists = not drop
+                case [low, high, _]:
+                    effect.remove(low, high)
+                case [doc_id, size]:
+                    data = body[at : at + size]
+                    effect.put(doc_id, line.body_offset + at, size, zlib.crc32(data), decode(data))
+                    at += size + 1
+        return head.get("at")
+
+    def _found(self, kind: str, where: str, says: str) -> None:
+        if len(self.problems) < _MOST_PROBLEMS:
+            self.problems.append(Problem(kind, where, says))
+
+    def _docs(self, name: str) -> Docs:
+        if name not in self.tables:
+            self.tables[name] = Docs(self._indexes.get(name, ()))
+        return self.tables[name]
+
+    # -- reading
+
+    def read(self) -> dict[str, Any] | None:
+        """The tables as TinyDB expects them; their documents are read when they are asked for."""
+        return {name: View(self, name) for name in self.tables} or None
+
+    def doc(self, name: str, doc_id: int) -> Doc | None:
+        docs = self.tables.get(name)
+        place = docs.place(doc_id) if docs else None
+        return None if place is None else self._read(name, doc_id, place)
+
+    def raw(self, name: str, doc_id: int) -> bytes | None:
+        """A document's JSON, as it lies on the disk; None also for one that can no longer be read."""
+        docs = self.tables.get(name)
+        place = docs.place(doc_id) if docs else None
+        return None if place is None else self._bytes(name, doc_id, place)
+
+    def _read(self, name: str, doc_id: int, place: Place) -> Doc | None:
+        data = self._bytes(name, doc_id, place)
+        return None if data is None else cast(Doc, decode(data))
+
+    def _bytes(self, name: str, doc_id: int, place: Place) -> bytes | None:
+        try:
+            data = self._reader.read(place.segment, place.offset, place.size)
+        except FileNotFoundError:
+            if self.writable:
+                raise
+            self._open()  # the segment was written anew since this reader opened
+            again = self.tables[name].place(doc_id) if name in self.tables else None
+            if again is None:
+                return None
+            data, place = self._reader.read(again.segment, again.offset, again.size), again
+        except OSError as error:
+            self._lost(name, doc_id, place, error.strerror or str(error))
+            return None
+        if zlib.crc32(data) != place.crc:
+            self._lost(name, doc_id, place, "its checksum fails")
+            return None
+        return data
+
+    def _lost(self, name: str, doc_id: int, place: Place, why: str) -> None:
+        where = f"{self._reader.segments[place.segment].path.name} at byte {place.offset}"
+        says = f"{name} {doc_id} can no longer be read ({why})."
+        if not any(problem.where == where for problem in self.problems):
+            self._found("rot", where, says)
+
+    # -- writing
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        """All or nothing, in one line. On return it is on the disk. Raises StoreError, and then nothing is changed."""
+        if not self.writable:
+            raise StoreError(f"{self.directory}: is open for reading only; the unit that owns it writes to it.")
+        stamp = self._stamp() if self._stamp else None
+        body, docs = compose(changes, stamp)
+        writer = self._writer
+        try:
+            if writer.failed or not writer.fits(body):
+                if writer.failed:
+                    raise OSError(None, writer.failed)
+                self._new_segment()
+            at = writer.append(body)
+        except OSError as error:
+            what = writer.failed or error.strerror
+            raise StoreError(f"{self.directory}: cannot be written ({what}); free space or mend the card.") from error
+        self.seq, self.link, self.last_at = writer.seq, writer.link, stamp
+        self._written = True
+        offset = at + len(body) - sum(map(len, docs)) - len(docs) + 1
+        datas = iter(docs)
+        for change in changes:
+            match change:
+                case Put():
+                    data = next(datas)
+                    self._put(change, Place(writer.segment.number, offset, len(data), zlib.crc32(data)))
+                    offset += len(data) + 1
+                case Remove():
+                    table = self._docs(change.table)
+                    if change.low == change.high:
+                        table.remove(change.low)
+                    else:
+                        table.remove_range(change.low, change.high)
+                case Clear():
+                    if change.drop:
+                        self.tables.pop(change.table, None)
+                    else:
+                        self._docs(change.table).clear()
+
+    def _put(self, change: Put, place: Place) -> None:
+        docs = self._docs(change.table)
+        if docs.indexes:
+            old = docs.place(change.doc_id)
+            before = self._read(change.table, change.doc_id, old) if old else None
+            docs.key(change.doc_id, cast(Doc, change.doc), before)
+        docs.put(change.doc_id, place)
+
+    def _new_segment(self) -> None:
+        self._writer.new_segment()
+        self._reader.replaced(self._writer.segment)
+
+    def revive(self) -> None:
+        """After a failed write: go on in a new segment. Raises StoreError while the disk refuses that too."""
+        if self._writer.failed:
+            try:
+                self._new_segment()
+            except OSError as error:
+                raise StoreError(f"{self.directory}: cannot be written ({error.strerror}); mend the card.") from error
+
+    @property
+    def failed(self) -> str | None:
+        """Why nothing can be written any more; None while all is well."""
+        return self._writer.failed
+
+    def write(self, data: Mapping[str, Mapping[Any, Mapping[str, Any]]]) -> None:
+        """Whatever TinyDB, or a middleware, wants the whole to be: what differs is written, in one line."""
+        changes: list[Change] = [Clear(name, drop=True) for name in self.tables if name not in data]
+        for name, table in data.items():
+            if not (isinstance(table, View) and table.of(self, name)):
+                changes += self._difference(name, table)
+        if changes:
+            self.commit(changes)
+
+    def _difference(self, name: str, table: Mapping[Any, Mapping[str, Any]]) -> Iterator[Change]:
+        wanted = {int(doc_id): doc for doc_id, doc in table.items()}
+        docs = self.tables.get(name)
+        if docs is None or (not wanted and docs.count):
+            yield Clear(name)
+        elif docs is not None:
+            yield from (Remove(name, doc_id, doc_id) for doc_id in docs.ids() if doc_id not in wanted)
+        for doc_id, doc in wanted.items():
+            if docs is None or not docs.count or encode(doc) != self.raw(name, doc_id):
+                yield Put(name, doc_id, doc)
+
+    def close(self) -> None:
+        """With a line that says so: from then on a last line that is not whole is rot, and no write that was cut off.
+
+        Raises OSError if what was not synced cannot be.
+        """
+        try:
+            if self._written and self._writer.failed is None:
+                self._written = False
+                self.commit([])
+            self._writer.close()
+        finally:
+            self._reader.close()
+            if self._lock:
+                self._lock.close()
+                self._lock = None
+
+
+def _first_seq(segment: Segment) -> int | None:
+    with segment.path.open("rb") as file:
+        data = file.read(1 << 16)
+    first = next((line for line in lines(data) if isinstance(line, Line)), None)
+    if first is None:
+        first = next((line for line in lines(segment.path.read_bytes()) if isinstance(line, Line)), None)
+    return first.seq if first else None
+
+
+class View(Mapping[str, Any]):
+    """A table as TinyDB's storages give it: documents by their numbers as text. Each look reads the disk."""
+
+    def __init__(self, storage: LogStorage, name: str) -> None:
+        self._storage, self._name = storage, name
+
+    def of(self, storage: LogStorage, name: str) -> bool:
+        return storage is self._storage and name == self._name
+
+    def _ids(self) -> Iterable[int]:
+        docs = self._storage.tables.get(self._name)
+        return docs.ids() if docs else ()
+
+    def __getitem__(self, key: str) -> Doc:
+        doc = self._storage.doc(self._name, int(key)) if key.lstrip("-").isdecimal() else None
+        if doc is None:
+            raise KeyError(key)
+        return doc
+
+    def __iter__(self) -> Iterator[str]:
+        return map(str, self._ids())
+
+    def __len__(self) -> int:
+        docs = self._storage.tables.get(self._name)
+        return docs.count if docs else 0
+
+    def documents(self) -> Iterator[tuple[int, Doc]]:
+        """In order of their numbers; what can no longer be read is left out."""
+        for doc_id in self._ids():
+            doc = self._storage.doc(self._name, doc_id)
+            if doc is not None:
+                yield doc_id, doc
+
+    def items(self) -> Any:
+        return ((str(doc_id), doc) for doc_id, doc in self.documents())
+
+    def values(self) -> Any:
+        return (doc for _, doc in self.documents())
+
+
+class _Changed(MutableMapping[int, Any]):
+    """A table while an update works on it: what it takes in its hands is compared afterwards with what was there."""
+
+    def __init__(self, storage: LogStorage, name: str) -> None:
+        self._storage, self._name = storage, name
+        self._docs = storage.tables.get(name)
+        self._held: dict[int, Any] = {}
+        self._gone: set[int] = set()
+        self._cleared = False
+
+    def __getitem__(self, doc_id: int) -> Any:
+        if doc_id in self._held:
+            return self._held[doc_id]
+        if doc_id not in self:
+            raise KeyError(doc_id)
+        doc = self._storage.doc(self._name, doc_id)
+        if doc is None:
+            raise KeyError(doc_id)
+        self._held[doc_id] = doc
+        return doc
+
+    def __setitem__(self, doc_id: int, doc: Any) -> None:
+        self._held[int(doc_id)] = doc
+        self._gone.discard(doc_id)
+
+    def __delitem__(self, doc_id: int) -> None:
+        if doc_id not in self:
+            raise KeyError(doc_id)
+        self._held.pop(doc_id, None)
+        self._gone.add(doc_id)
+
+    def __contains__(self, doc_id: object) -> bool:
+        if doc_id in self._held:
+            return True
+        return self._was(doc_id) and doc_id not in self._gone
+
+    def _was(self, doc_id: object) -> bool:
+        return not self._cleared and self._docs is not None and self._docs.place(cast(int, doc_id)) is not None
+
+    def __iter__(self) -> Iterator[int]:
+        stored = () if self._docs is None or self._cleared else self._docs.ids()
+        yield from (doc_id for doc_id in stored if doc_id not in self._gone)
+        yield from [doc_id for doc_id in self._held if not self._was(doc_id)]
+
+    def __len__(self) -> int:
+        new = sum(not self._was(doc_id) for doc_id in self._held)
+        stored = 0 if self._docs is None or self._cleared else self._docs.count
+        return stored - sum(self._was(doc_id) for doc_id in self._gone) + new
+
+    def clear(self) -> None:
+        self._held, self._gone, self._cleared = {}, set(), True
+
+    def changes(self) -> Iterator[Change]:
+        if self._cleared or self._docs is None:
+            yield Clear(self._name)
+        yield from (Remove(self._name, doc_id, doc_id) for doc_id in self._gone if self._was(doc_id))
+        for doc_id, doc in self._held.items():
+            if not self._was(doc_id) or encode(doc) != self._storage.raw(self._name, doc_id):
+                yield Put(self._name, doc_id, doc)
+
+
+class LogTable(Table):
+    """TinyDB's Table that reads only what a query can match. Over any storage but LogStorage it is TinyDB's own."""
+
+    @property
+    def _log(self) -> LogStorage | None:
+        return self._storage if isinstance(self._storage, LogStorage) else None
+
+    # the doors that all of TinyDB goes through
+
+    def _read_table(self) -> Any:
+        log = self._log
+        return super()._read_table() if log is None else View(log, self.name)
+
+    def _update_table(self, updater: Callable[[Any], None]) -> None:
+        log = self._log
+        if log is None:
+            super()._update_table(updater)
+            return
+        table = _Changed(log, self.name)
+        updater(table)
+        if changes := list(table.changes()):
+            log.commit(changes)
+        self.clear_cache()
+
+    def _get_next_id(self) -> int:
+        log = self._log
+        if log is None or self._next_id is not None:
+            return cast(int, super()._get_next_id())  # type: ignore[no-untyped-call]
+        docs = log.tables.get(self.name)
+        next_id = (docs.last_id if docs else 0) + 1
+        self._next_id = cast(Any, next_id + 1)
+        return next_id
+
+    # what would read everything
+
+    def __len__(self) -> int:
+        return len(self._read_table())
+
+    def _matching(self, cond: QueryLike) -> Iterator[Document]:
+        """In order of their numbers."""
+        log = cast(LogStorage, self._log)
+        ids = (
+            candidates(log.tables.get(self.name), getattr(cond, "_hash", None))
+            if isinstance(cond, QueryInstance)
+            else None
+        )
+        if ids is None:
+            found: Iterable[tuple[int, Doc]] = View(log, self.name).documents()
+        else:
+            name = self.name
+            found = ((doc_id, doc) for doc_id in ids if (doc := log.doc(name, doc_id)) is not None)
+        for doc_id, doc in found:
+            if cond(doc):
+                yield self.document_class(doc, self.document_id_class(doc_id))
+
+    def search(self, cond: QueryLike) -> list[Document]:
+        if self._log is None or self._read_table.__func__ is not LogTable._read_table:  # type: ignore[attr-defined]
+            return super().search(cond)
+        cached = self._query_cache.get(cond)
+        if cached is not None:
+            return cached[:]
+        docs = list(self._matching(cond))
+        is_cacheable: Callable[[], bool] = getattr(cond, "is_cacheable", lambda: True)
+        if is_cacheable() and len(docs) <= _MOST_CACHED:
+            self._query_cache[cond] = docs[:]
+        return docs
+
+    def get(self, cond: Any = None, doc_id: Any = None, doc_ids: Any = None) -> Any:
+        log = self._log
+        if log is None:
+            return super().get(cond, doc_id, doc_ids)
+        if doc_id is not None:
+            doc = log.doc(self.name, doc_id)
+            return None if doc is None else self.document_class(doc, doc_id)
+        if doc_ids is not None:
+            found = ((each, log.doc(self.name, each)) for each in sorted(set(map(int, doc_ids))))
+            return [self.document_class(doc, self.document_id_class(each)) for each, doc in found if doc is not None]
+        if cond is not None:
+            return next(self._matching(cond), None)
+        raise RuntimeError("You have to pass either cond or doc_id or doc_ids")
+
+    def update(self, fields: Any, cond: Any = None, doc_ids: Any = None) -> list[int]:
+        if cond is not None and doc_ids is None and self._log is not None:
+            doc_ids = [doc.doc_id for doc in self._matching(cond)]
+        return super().update(fields, None if doc_ids is not None else cond, doc_ids)
+
+    def remove(self, cond: Any = None, doc_ids: Any = None) -> list[int]:
+        if cond is not None and doc_ids is None and self._log is not None:
+            doc_ids = [doc.doc_id for doc in self._matching(cond)]
+        return super().remove(None if doc_ids is not None else cond, doc_ids)
+
+
+_MOST_CACHED = 1000  # documents of one query that its cache keeps
+
+
+class LogDB(TinyDB):
+    """TinyDB over a directory: LogDB(path), with LogStorage's options."""
+
+    table_class = LogTable
+    default_storage_class = LogStorage  # type: ignore[assignment]
+
+
+def candidates(docs: Docs | None, query: object) -> list[int] | None:
+    """The documents that can match a query, by its structural hash; None: any can. The query must be asked too."""
+    if docs is None:
+        return []
+    match query:
+        case ("and", frozenset() as all_of):
+            return _narrowest(docs, list(_flat("and", all_of)))
+        case ("or", frozenset() as any_of):
+            found = [candidates(docs, each) for each in any_of]
+            if any(each is None for each in found):
+                return None
+            return sorted({doc_id for each in found if each is not None for doc_id in each})
+        case _:
+            return _narrowest(docs, [query])
+
+
+def _flat(operator: str, parts_: frozenset[Any]) -> Iterator[Any]:
+    for each in parts_:
+        match each:
+            case (str() as own, frozenset() as inner) if own == operator:
+                yield from _flat(operator, inner)
+            case _:
+                yield each
+
+
+def _narrowest(docs: Docs, all_of: Sequence[object]) -> list[int] | None:
+    """The smallest set that one of the conditions, or a range that several of them make, leaves."""
+    best: list[int] | None = None
+    ranges: dict[tuple[str, ...], tuple[int, int]] = {}
+    for condition in all_of:
+        found: list[int] | None = None
+        match condition:
+            case ("==", tuple() as path, str() as value):
+                found = _equal(docs, path, [value])
+            case ("one_of", tuple() as path, tuple() as values) if all(isinstance(value, str) for value in values):
+                found = _equal(docs, path, values)
+            case ("or", frozenset()):
+                found = candidates(docs, condition)
+            case (("<" | "<="), tuple() as path, str() as value) if (at := second(value)) is not None:
+                low, high = ranges.get(path, (0, _LAST_KEY))
+                ranges[path] = (low, min(high, at))
+            case ((">" | ">="), tuple() as path, str() as value) if (at := second(value)) is not None:
+                low, high = ranges.get(path, (0, _LAST_KEY))
+                ranges[path] = (max(low, at), high)
+            case _:
+                pass
+        if found is not None and (best is None or len(found) < len(best)):
+            best = found
+    for path, (low, high) in ranges.items():
+        number = next((n for n, index in enumerate(docs.indexes) if index.path == path and index.kind == "time"), None)
+        if number is not None and (best is None or len(best) > _FEW):
+            found = docs.find(number, low, high)
+            best = found if best is None or len(found) < len(best) else best
+    return best
+
+
+_FEW = 64  # so few documents are read sooner than narrowed down
+
+
+def _equal(docs: Docs, path: tuple[str, ...], values: Sequence[str]) -> list[int] | None:
+    number = next((n for n, index in enumerate(docs.indexes) if index.path == path and index.kind == "equal"), None)
+    if number is None:
+        return None
+    return sorted({doc_id for value in values for key in [text_key(value)] for doc_id in docs.find(number, key, key)})

@@ -1,0 +1,397 @@
+"""What a store holds in memory: where each document lies, and keys to find it by; and the hints that spare a scan.
+
+A key is 32 bits of what is looked for (a hash of a text, or seconds of a time) over the document's number, in one
+sorted array of 64-bit integers: 8 bytes a document. Keys only narrow a search: whoever finds a document by one checks
+it. A key that has gone stale does no harm, so none is taken out of the big array.
+"""
+
+from __future__ import annotations
+
+import bisect
+import zlib
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+Keypath = tuple[str, ...]
+Doc = dict[str, Any]
+_MERGE = 8192  # keys in the small list before they go into the big array
+_ID_BITS = 32
+IDS = (1 << _ID_BITS) - 1
+OFFSET_BITS = 40
+OFFSETS = (1 << OFFSET_BITS) - 1
+_SPARSE = 65536  # a number this far beyond the count of documents is kept apart
+_HINT_FORMAT = 1
+_HINT_MAGIC = b"tsuroku hint\n"
+_LAST_SECOND = (1 << 32) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """A key of a table's documents.
+
+    path: where its value stands; "equal" finds a text by ==, "time" a UTC time in ISO 8601 by <, <=, >, >=.
+    of: gives the value where it does not stand in the document; then only find() uses the index.
+    """
+
+    path: Keypath
+    kind: str = "equal"
+    of: Callable[[Doc], str | None] | None = None
+
+    def key(self, doc: Doc) -> int | None:
+        """32 bits; None: no query of this kind can find the document by this index."""
+        value: Any = doc
+        if self.of:
+            value = self.of(doc)
+        else:
+            for part in self.path:
+                value = value.get(part) if isinstance(value, dict) else None
+        if not isinstance(value, str):
+            return None
+        return second(value) if self.kind == "time" else text_key(value)
+
+
+def text_key(text: str) -> int:
+    return zlib.crc32(text.encode(errors="surrogatepass"))
+
+
+def second(text: str) -> int | None:
+    """Seconds since 1970 of a UTC time like 2026-11-24T00:00:00.000Z, or of a day; None for any other text.
+
+    Texts of these forms are in the order of their times, so that bounds of one can be bounds of the other.
+    """
+    day = len(text) == 10
+    if not day and not (len(text) >= 20 and text[10] == "T" and text[-1] == "Z" and text[19] in ".Z"):
+        return None
+    if text[4] != "-" or text[7] != "-" or (not day and (text[13] != ":" or text[16] != ":")):
+        return None
+    try:
+        at = datetime.fromisoformat(text + "T00:00:00Z" if day else text)
+    except ValueError:
+        return None
+    seconds = int(at.timestamp())
+    return seconds if 0 <= seconds < _LAST_SECOND else None
+
+
+class Place(NamedTuple):
+    segment: int
+    offset: int
+    size: int
+    crc: int
+
+
+class Keys:
+    """One index: a big sorted array, and a small sorted list of what is newer."""
+
+    def __init__(self) -> None:
+        self._big = array("Q")
+        self._small: list[int] = []
+        self._pending: list[NDArray[np.uint64]] = []
+
+    def pend(self, entries: NDArray[np.uint64]) -> None:
+        """Many, to be merged at once by settle()."""
+        self._pending.append(entries)
+
+    def settle(self) -> None:
+        if self._pending:
+            self._merge(np.concatenate(self._pending))
+            self._pending = []
+
+    def add(self, key: int, doc_id: int) -> None:
+        bisect.insort(self._small, key << _ID_BITS | doc_id)
+        if len(self._small) >= _MERGE:
+            self._merge(np.array(self._small, np.uint64))
+            self._small = []
+
+    def forget(self, key: int, doc_id: int) -> None:
+        """Take out a key that is of no use any more, where that is cheap."""
+        at = bisect.bisect_left(self._small, key << _ID_BITS | doc_id)
+        if at < len(self._small) and self._small[at] == key << _ID_BITS | doc_id:
+            del self._small[at]
+
+    def _merge(self, entries: NDArray[np.uint64]) -> None:
+        if not len(entries):
+            return
+        big = np.frombuffer(self._big, np.uint64) if self._big else np.empty(0, np.uint64)
+        both = np.concatenate((big, entries))
+        both.sort()
+        if len(both) > 1:
+            both = both[np.concatenate(([True], both[1:] != both[:-1]))]
+        self._big = array("Q")
+        self._big.frombytes(both.tobytes())
+
+    def find(self, low: int, high: int) -> list[int]:
+        """The documents with a key from low to high, both included, in order of key."""
+        first, behind = low << _ID_BITS, (high + 1) << _ID_BITS
+        big, small = self._big, self._small
+        found = big[bisect.bisect_left(big, first) : bisect.bisect_left(big, behind)].tolist()
+        found += small[bisect.bisect_left(small, first) : bisect.bisect_left(small, behind)]
+        return [entry & IDS for entry in found]
+
+
+class Effect:
+    """What one segment does to one table: clears it, removes ranges, then puts and removes documents.
+
+    Filled one by one while the segment is read; a hint holds it as it is.
+    """
+
+    def __init__(self, indexes: Sequence[Index]) -> None:
+        self._indexes = indexes
+        self.exists = True  # False: dropped, and not written to since
+        self.last_id = 0
+        self.clear(cleared=False)
+
+    def clear(self, *, cleared: bool = True) -> None:
+        self.cleared = cleared
+        self.ranges: list[tuple[int, int]] = []
+        self.places: dict[int, tuple[int, int, int]] = {}  # document: offset, size, CRC; size 0: removed
+        self.keys: list[dict[int, int]] = [{} for _ in self._indexes]
+        self.loose: list[set[int]] = [set() for _ in self._indexes]
+        if cleared:
+            self.last_id = 0
+
+    def put(self, doc_id: int, offset: int, size: int, crc: int, doc: Doc) -> None:
+        self.exists, self.last_id = True, max(self.last_id, doc_id)
+        self._forget(doc_id)
+        self.places[doc_id] = (offset, size, crc)
+        for number, index in enumerate(self._indexes):
+            key = index.key(doc)
+            if key is not None and 0 <= doc_id <= IDS:
+                self.keys[number][doc_id] = key
+            elif index.kind == "time":
+                self.loose[number].add(doc_id)
+
+    def remove(self, low: int, high: int) -> None:
+        if low == high:
+            self._forget(low)
+            self.places[low] = (0, 0, 0)
+            return
+        for doc_id in [doc_id for doc_id in self.places if low <= doc_id <= high]:
+            self._forget(doc_id)
+            del self.places[doc_id]
+        self.ranges.append((low, high))
+
+    def _forget(self, doc_id: int) -> None:
+        for keys, loose in zip(self.keys, self.loose, strict=True):
+            keys.pop(doc_id, None)
+            loose.discard(doc_id)
+
+    def encode(self) -> tuple[Doc, list[bytes]]:
+        """A JSON header, and the columns that stand behind it."""
+        columns = [np.array(list(self.places), np.int64).tobytes()]
+        columns += [np.array([p[n] for p in self.places.values()], np.uint64).tobytes() for n in range(3)]
+        columns += [
+            np.array([key << _ID_BITS | doc_id for doc_id, key in keys.items()], np.uint64).tobytes()
+            for keys in self.keys
+        ]
+        head = {
+            "cleared": self.cleared,
+            "exists": self.exists,
+            "last_id": self.last_id,
+            "ranges": self.ranges,
+            "loose": [sorted(loose) for loose in self.loose],
+            "sizes": [len(column) for column in columns],
+        }
+        return head, columns
+
+
+class Docs:
+    """One table: where each document lies. Numbers that do not fit an array are kept in a dictionary."""
+
+    def __init__(self, indexes: Sequence[Index]) -> None:
+        self.indexes = tuple(indexes)
+        self.clear()
+
+    def clear(self) -> None:
+        self._start, self._size, self._crc = array("Q"), array("I"), array("I")
+        self._odd: dict[int, Place] = {}
+        self.keys = [Keys() for _ in self.indexes]
+        self.loose: list[set[int]] = [set() for _ in self.indexes]  # their value has no key of this kind
+        self.count = 0
+        self.last_id = 0  # the highest number ever given, since the table was cleared
+
+    def place(self, doc_id: int) -> Place | None:
+        try:
+            size = self._size[doc_id] if doc_id >= 0 else 0
+        except (IndexError, TypeError):
+            size = 0
+        if size:
+            start = self._start[doc_id]
+            return Place(start >> OFFSET_BITS, start & OFFSETS, size, self._crc[doc_id])
+        return self._odd.get(doc_id) if self._odd else None
+
+    def put(self, doc_id: int, place: Place) -> None:
+        if self.place(doc_id) is None:
+            self.count += 1
+        self.last_id = max(self.last_id, doc_id)
+        if not 0 <= doc_id < len(self._size):
+            if not 0 <= doc_id <= min(self.count + _SPARSE, IDS):
+                self._odd[doc_id] = place
+                return
+            self._make_room(doc_id)
+        self._set(doc_id, place)
+
+    def _make_room(self, doc_id: int) -> None:
+        room = doc_id + 1 - len(self._size)
+        if room > 0:
+            for column in (self._start, self._size, self._crc):
+                column.frombytes(bytes(column.itemsize * room))
+        for odd in [odd for odd in self._odd if 0 <= odd <= doc_id]:
+            self._set(odd, self._odd.pop(odd))
+
+    def _set(self, doc_id: int, place: Place) -> None:
+        self._start[doc_id] = place.segment << OFFSET_BITS | place.offset
+        self._size[doc_id], self._crc[doc_id] = place.size, place.crc
+
+    def remove(self, doc_id: int) -> None:
+        if self.place(doc_id) is None:
+            return
+        self.count -= 1
+        if self._odd.pop(doc_id, None) is None:
+            self._size[doc_id] = 0
+
+    def remove_range(self, low: int, high: int) -> None:
+        first, behind = max(low, 0), min(high + 1, len(self._size))
+        if first < behind:
+            sizes = np.frombuffer(self._size, np.uint32)[first:behind]
+            self.count -= int(np.count_nonzero(sizes))
+            sizes[:] = 0
+        for odd in [odd for odd in self._odd if low <= odd <= high]:
+            self.remove(odd)
+
+    def key(self, doc_id: int, doc: Doc, before: Doc | None = None) -> None:
+        """Enter the document's keys; before: what it was, so that keys of no use go."""
+        for index, keys, loose in zip(self.indexes, self.keys, self.loose, strict=True):
+            key = index.key(doc)
+            old = index.key(before) if before is not None else None
+            if old is not None and old != key and 0 <= doc_id <= IDS:
+                keys.forget(old, doc_id)
+            if key is None or not 0 <= doc_id <= IDS:
+                if index.kind == "time":
+                    loose.add(doc_id)
+            elif old != key or before is None:
+                keys.add(key, doc_id)
+
+    def ids(self) -> Iterator[int]:
+        """In ascending order."""
+        if self._odd:
+            dense = (doc_id for doc_id, size in enumerate(self._size) if size)
+            yield from sorted((*dense, *self._odd))
+            return
+        size = self._size
+        for doc_id in range(len(size)):
+            if doc_id < len(size) and size[doc_id]:
+                yield doc_id
+
+    def highest(self) -> int | None:
+        """The highest number in use."""
+        dense = np.frombuffer(self._size, np.uint32) if self._size else np.empty(0, np.uint32)
+        used = np.flatnonzero(dense[-4096:]) if len(dense) else dense
+        if len(used):
+            top = max(0, len(dense) - 4096) + int(used[-1])
+        else:
+            used = np.flatnonzero(dense)
+            top = int(used[-1]) if len(used) else -1
+        top = max([top, *self._odd]) if self._odd else top
+        return top if self.count else None
+
+    def find(self, number: int, low: int, high: int) -> list[int]:
+        """Documents that index `number` may hold between two keys; every one that does is among them. Ascending."""
+        found = {*self.keys[number].find(low, high), *self.loose[number], *self._odd}
+        return sorted(doc_id for doc_id in found if self.place(doc_id) is not None)
+
+    def live_in(self, segment: int) -> list[int]:
+        """The documents that lie in a segment."""
+        if not self._start:
+            return []
+        starts = np.frombuffer(self._start, np.uint64) >> np.uint64(OFFSET_BITS)
+        there = np.flatnonzero((starts == np.uint64(segment)) & (np.frombuffer(self._size, np.uint32) > 0))
+        return [*there.tolist(), *(odd for odd, place in self._odd.items() if place.segment == segment)]
+
+    def moved(self, doc_id: int, place: Place) -> None:
+        """The same document, elsewhere."""
+        if doc_id in self._odd:
+            self._odd[doc_id] = place
+        else:
+            self._set(doc_id, place)
+
+    # -- many at once, from a hint
+
+    def apply(self, segment: int, head: Doc, columns: Sequence[bytes]) -> None:
+        """What Effect.encode() gave. settle() must follow before anything is looked for."""
+        if head["cleared"]:
+            self.clear()
+        for low, high in head["ranges"]:
+            self.remove_range(low, high)
+        self.last_id = max(self.last_id, head["last_id"])
+        ids = np.frombuffer(columns[0], np.int64)
+        offsets, sizes, crcs = (np.frombuffer(column, np.uint64) for column in columns[1:4])
+        if len(ids) and (ids.min() < 0 or ids.max() > min(self.count + len(ids) + _SPARSE, IDS)):
+            for doc_id, offset, size, crc in zip(
+                ids.tolist(), offsets.tolist(), sizes.tolist(), crcs.tolist(), strict=True
+            ):
+                if size:
+                    self.put(doc_id, Place(segment, offset, size, crc))
+                else:
+                    self.remove(doc_id)
+        elif len(ids):
+            self._make_room(int(ids.max()))
+            view = np.frombuffer(self._size, np.uint32)
+            self.count += int(np.count_nonzero(sizes)) - int(np.count_nonzero(view[ids]))
+            view[ids] = sizes
+            np.frombuffer(self._start, np.uint64)[ids] = np.uint64(segment << OFFSET_BITS) | offsets
+            np.frombuffer(self._crc, np.uint32)[ids] = crcs
+        for keys, loose, own, entries in zip(self.keys, self.loose, head["loose"], columns[4:], strict=True):
+            loose.update(own)
+            keys.pend(np.frombuffer(entries, np.uint64))
+
+    def settle(self) -> None:
+        for keys in self.keys:
+            keys.settle()
+
+
+def write_hint(path: Path, head: Doc, effects: Mapping[str, Effect]) -> None:
+    """What a segment does to the tables, so that nobody has to read it. It need not be synced: its checksum tells.
+
+    head: facts of the segment itself. Raises OSError.
+    """
+    encoded = {name: effect.encode() for name, effect in effects.items()}
+    tables = {name: own for name, (own, _) in encoded.items()}
+    text = orjson.dumps({**head, "format": _HINT_FORMAT, "tables": tables})
+    parts = [_HINT_MAGIC, b"%d\n" % len(text), text, *(column for _, columns in encoded.values() for column in columns)]
+    data = b"".join(parts)
+    temporary = path.with_suffix(".newhint")
+    temporary.write_bytes(data + b"%08x" % zlib.crc32(data))
+    temporary.chmod(0o600)
+    temporary.rename(path)
+
+
+def read_hint(path: Path) -> tuple[Doc, dict[str, tuple[Doc, list[bytes]]]] | None:
+    """What write_hint() wrote: its head, and for each table its own head and columns. None: not there, or not whole."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    if not data.startswith(_HINT_MAGIC) or data[-8:] != b"%08x" % zlib.crc32(data[:-8]):
+        return None
+    length, at = data[len(_HINT_MAGIC) :].split(b"\n", 1)[0], 0
+    at = len(_HINT_MAGIC) + len(length) + 1
+    head = orjson.loads(data[at : at + int(length)])
+    if head["format"] != _HINT_FORMAT:
+        return None
+    at += int(length)
+    tables: dict[str, tuple[Doc, list[bytes]]] = {}
+    for name, own in head["tables"].items():
+        columns = []
+        for size in own["sizes"]:
+            columns.append(data[at : at + size])
+            at += size
+        tables[name] = own, columns
+    return head, tables
