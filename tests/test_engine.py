@@ -272,7 +272,11 @@ def test_what_a_full_disk_refused_is_kept_and_written_later_in_order(unit: Unit,
     mocker.stop(disk)
     unit._save()
     assert len(read_table(data / STORE, "calls")) == 2
-    assert [told["type"] for told in read_table(data / STORE, "events")] == ["call.dialled", "call.ended", "recording.failed"] * 2
+    assert [told["type"] for told in read_table(data / STORE, "events")] == [
+        "call.dialled",
+        "call.ended",
+        "recording.failed",
+    ] * 2
 
 
 @pytest.fixture
