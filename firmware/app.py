@@ -42,6 +42,7 @@ from firmware.core.line import (
 from firmware.delivery.mqtt import MqttPublisher
 from firmware.engine.journal import Journal, JournalledReads
 from firmware.engine.loop import Engine
+from firmware.local_api import LocalServer
 from firmware.recording.recorder import Recorder, RecorderThread
 from firmware.recording.repair import repair
 from firmware.records.store import CallStore, StoreError
@@ -111,6 +112,7 @@ class Unit:
             if live
             else []
         )
+        self.local = LocalServer(data)
         self._unsaved: list[SaveCall] = []
         self._store_fault: str | None = None
         self._health: dict[str, str | None] = (
@@ -162,11 +164,13 @@ class Unit:
             lane.start()
         for publisher in self.publishers:
             publisher.start()
+        self.local.start()
         self._show_all()
         self._drivers = [*drivers, *([panel] if panel else [])]
         for driver in self._drivers:
             driver.start()
         self.engine.every(1.0, self._pump)
+        self.engine.every(0.2, lambda: self.local.answer_all(self.store.obey))
         self.engine.every(5.0, self._housekeeping)
         self._show_panel()
 
@@ -177,6 +181,7 @@ class Unit:
 
     def close(self) -> None:
         """Stop the drivers, close the open recording, file its call as interrupted, flush the store, say offline."""
+        self.local.close()
         for driver in self._drivers:
             driver.close()
         for recorder in (self.lanes or self.recorders).values():
@@ -293,6 +298,8 @@ class Unit:
             if read.state == "ntp":
                 self.store.anchor(read)
             self.store.flush()
+            if not self.engine.busy and not self._unsaved:
+                self.store.upkeep()
         except StoreError as error:
             log.debug("event=flush_failed reason=%s", error)
         if self.store.wrong and self._health.get("store/1") != self.store.wrong:

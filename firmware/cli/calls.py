@@ -26,14 +26,14 @@ from firmware.records.store import CallReader, StoreError
 STORE = "store"
 
 
-def _data_dir(args: argparse.Namespace) -> Path:
+def data_dir(args: argparse.Namespace) -> Path:
     if args.data is None:
         return settings_of(args)[0].unit.data_dir
     return Path(args.data)
 
 
 @contextlib.contextmanager
-def _reader(data: Path) -> Iterator[CallReader]:
+def reader_of(data: Path) -> Iterator[CallReader]:
     """The store of a data folder, also beside a running unit."""
     try:
         reader = CallReader(data / STORE)
@@ -47,9 +47,9 @@ def _reader(data: Path) -> Iterator[CallReader]:
         reader.close()
 
 
-def _one(args: argparse.Namespace) -> tuple[Path, Mapping[str, Any]]:
-    data = _data_dir(args)
-    with _reader(data) as reader:
+def one_call(args: argparse.Namespace) -> tuple[Path, Mapping[str, Any]]:
+    data = data_dir(args)
+    with reader_of(data) as reader:
         whole = reader.get(args.call.lower())
         found: list[Mapping[str, Any]] = (
             [call for call in reader.newest() if str(call["call_id"]).endswith(args.call.lower())]
@@ -79,7 +79,7 @@ def _numbers(call: Mapping[str, Any]) -> list[str]:
 
 
 def list_(args: argparse.Namespace) -> int:
-    with _reader(_data_dir(args)) as reader:
+    with reader_of(data_dir(args)) as reader:
         calls = _wanted(reader, args)[::-1]
     if args.json:
         for call in calls:
@@ -136,7 +136,7 @@ def print_calls(calls: Sequence[Mapping[str, Any]], console: Console) -> None:
 
 
 def show(args: argparse.Namespace) -> int:
-    data, call = _one(args)
+    data, call = one_call(args)
     if args.json:
         print(json_line(call))
         return 0
@@ -182,7 +182,7 @@ def play(args: argparse.Namespace) -> int:
 
     from drivers.codec import prepare_libraries
 
-    data, call = _one(args)
+    data, call = one_call(args)
     path = _recording(data, call)
     prepare_libraries()
     audio = pyaudio.PyAudio()
@@ -214,8 +214,14 @@ def play(args: argparse.Namespace) -> int:
 
 
 def export(args: argparse.Namespace) -> int:
-    data, call = _one(args)
-    out: Path = args.out
+    data, call = one_call(args)
+    for path in export_call(data, call, args.out):
+        print(path)
+    return 0
+
+
+def export_call(data: Path, call: Mapping[str, Any], out: Path) -> list[Path]:
+    """Copy a call's record and recording to a folder. Returns the files written."""
     name = str(call["call_id"])
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -229,6 +235,4 @@ def export(args: argparse.Namespace) -> int:
         raise InputError(
             f"{error.filename or out}: cannot be written ({error.strerror}); give another --out."
         ) from error
-    for path in written:
-        print(path)
-    return 0
+    return written

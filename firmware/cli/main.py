@@ -100,6 +100,46 @@ def _parser() -> argparse.ArgumentParser:
         if name == "export":
             sub.add_argument("--out", type=Path, default=Path(), help="the folder to copy to (default: here)")
 
+    store = command("store", "Check, copy, hold and erase what is kept; the unit may be running.", "store:verify")
+    keeping = store.add_subparsers(metavar="ACTION", required=True)
+
+    def keeps(name: str, help_: str) -> argparse.ArgumentParser:
+        sub = keeping.add_parser(name, help=help_, description=help_)
+        sub.set_defaults(run=_Lazy(f"store:{name}"))
+        where = sub.add_mutually_exclusive_group()
+        _settings_option(where)
+        where.add_argument("--data", type=Path, help="a data folder, instead of the one that the settings name")
+        return sub
+
+    sub = keeps("verify", "Follow the chain of all lines, and check every signature. Exit code 1: it does not hold.")
+    sub.add_argument("--key", metavar="HEX", help="the unit's public key, known from elsewhere (retained in `info`)")
+    sub.add_argument("--json", action="store_true", help="one JSON object")
+    sub = keeps("doctor", "Tell what is wrong with the store, what was lost, and what to do.")
+    sub.add_argument("--json", action="store_true", help="one JSON object a line for each fault")
+    sub = keeps("export", "Write all tables as one JSON file that stock TinyDB opens.")
+    sub.add_argument("--json", action="store_true", required=True, help="the format")
+    sub.add_argument("file", type=Path, metavar="FILE", help="a new file; - for standard output")
+    sub = keeps("find", "Find all calls that a number appears in, to disclose them.")
+    sub.add_argument("number", metavar="NUMBER")
+    sub.add_argument("--json", action="store_true", help="one JSON object a line")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="copy records and recordings to this folder")
+    sub = keeps("erase", "Erase all calls that a number appears in, with their recordings; held ones stay.")
+    sub.add_argument("number", metavar="NUMBER")
+    sub.add_argument("--reason", default="asked for by the person concerned", help="kept with the tombstones")
+    sub.add_argument("--yes", action="store_true", help="do not ask")
+    for name, help_ in (
+        ("hold", "Keep a call: neither retention nor an erasure removes it."),
+        ("release", "End the hold of a call."),
+    ):
+        sub = keeps(name, help_)
+        sub.add_argument("call", help="the call's id, or its last digits")
+        if name == "hold":
+            sub.add_argument("--reason", required=True, help="why, for whoever finds it held")
+    sub = keeps("backup", "Copy the store and the recordings to another path (a USB disk, a share).")
+    sub.add_argument("target", type=Path, metavar="DIR")
+    sub = keeps("restore", "Make a store and its recordings of a backup, where there is no store.")
+    sub.add_argument("source", type=Path, metavar="DIR")
+
     replay = command(
         "replay",
         "Run a journal through the lines again; prints the calls that it makes, one JSON object a line.",

@@ -20,7 +20,7 @@ from tinydb.queries import QueryInstance, QueryLike
 from tinydb.storages import Storage
 from tinydb.table import Document, Table
 
-from firmware.records.index import Doc, Docs, Effect, Index, Place, read_hint, second, text_key, write_hint
+from firmware.records.index import Doc, Docs, Effect, Index, Place, names, read_hint, second, text_key, write_hint
 from firmware.records.log import (
     ORIGIN,
     Bad,
@@ -29,8 +29,10 @@ from firmware.records.log import (
     Reader,
     Segment,
     Writer,
+    erased,
     lines,
     segments,
+    write_anew,
 )
 
 _LAST_KEY = (1 << 32) - 1
@@ -175,7 +177,7 @@ class LogStorage(Storage):
         """Apply a segment. Returns where its last line ends."""
         found = read_hint(segment.hint) if following else None
         size = segment.path.stat().st_size
-        if found is None or found[0]["bytes"] != size:
+        if found is None or found[0]["bytes"] != size or not self._has_keys(found[1]):
             head, effects = self._scan(segment, following)
             if following and self.writable and not head["problems"]:
                 with contextlib.suppress(OSError):  # it is scanned again next time
@@ -191,6 +193,11 @@ class LogStorage(Storage):
                 continue
             self._docs(name).apply(segment.number, of_table, columns)
         return int(head["end"])
+
+    def _has_keys(self, tables: Mapping[str, tuple[Doc, list[bytes]]]) -> bool:
+        """Whether a hint holds the keys of our indexes; those of other ones are of no use."""
+        wanted = {name: names(self._indexes.get(name, ())) for name in tables}
+        return all(not wanted[name] or wanted[name] == own["indexes"] for name, (own, _) in tables.items())
 
     def _chain(self, segment: Segment, head: Doc) -> None:
         """The segment's first line must follow the last one of the segment before."""
@@ -371,10 +378,105 @@ class LogStorage(Storage):
     def revive(self) -> None:
         """After a failed write: go on in a new segment. Raises StoreError while the disk refuses that too."""
         if self._writer.failed:
-            try:
-                self._new_segment()
-            except OSError as error:
-                raise StoreError(f"{self.directory}: cannot be written ({error.strerror}); mend the card.") from error
+            self._in_words(self._new_segment)
+
+    # -- upkeep: never in a hurry, a segment at a time
+
+    def sealed(self) -> list[Segment]:
+        """The segments that nothing is appended to any more."""
+        return [
+            segment
+            for number, segment in sorted(self._reader.segments.items())
+            if number != self._writer.segment.number
+        ]
+
+    def seal(self) -> None:
+        """Begin a new segment, so that what was written up to now can be compacted. Raises StoreError."""
+        self.revive()
+        if self._writer.end:
+            self._in_words(self._new_segment)
+
+    def tidy(self) -> bool:
+        """Write one hint that is missing. Returns whether there was one to write."""
+        for segment in self.sealed():
+            if not segment.hint.exists():
+                head, effects = self._scan(segment, self._reader.segments.get(segment.number + 1))
+                if not head["problems"]:
+                    self._in_words(lambda: write_hint(segment.hint, head, effects))  # noqa: B023 - called at once
+                    return True
+        return False
+
+    def compact(self, segment: Segment, doomed: Callable[[Line], bool] | None = None, *, least: float = 0.25) -> int:
+        """Take the bodies out of a sealed segment's lines whose documents have all been replaced or removed since.
+
+        doomed: lines whose bodies go whatever else is in them; what is alive there is written again first. Nothing is
+        done for less than this part of the segment, unless a line is doomed. The chain stays whole. Returns the bytes
+        that were freed. Raises StoreError.
+        """
+        data = segment.path.read_bytes()
+        everything = list(lines(data))
+        found = [line for line in everything if isinstance(line, Line)]
+        limit = _first_seq(self._reader.segments[segment.number + 1])
+        found = [line for line in found if limit is None or line.seq < limit]  # the others were never acknowledged
+        gone = {line.seq for line in found if line.body is not None and doomed is not None and doomed(line)}
+        if rescued := [put for line in found if line.seq in gone for put in self._alive(segment, line)]:
+            self.commit(rescued)
+        dead = gone | {line.seq for line in found if self._is_dead(segment, line)}
+        freed = sum(line.size for line in found if line.seq in dead and line.body is not None) - 162 * len(dead)
+        if not gone and (freed < least * len(data) or len(found) < len(everything)):
+            return 0  # what has rotted stays for whoever may read it yet
+        bodies = (
+            (line, erased(line.body_hash) if line.body is None or line.seq in dead else line.body) for line in found
+        )
+        self._in_words(lambda: self._replace(segment, bodies))
+        return freed
+
+    def _replace(self, segment: Segment, bodies: Iterator[tuple[Line, bytes]]) -> None:
+        new = write_anew(segment, bodies)
+        old = {name: docs.live_in(segment.number) for name, docs in self.tables.items()}
+        self._reader.replaced(new)
+        head, effects = self._scan(new, self._reader.segments.get(new.number + 1))
+        write_hint(new.hint, head, effects)
+        for name, ids in old.items():
+            for doc_id in ids:
+                offset, size, crc = effects[name].places[doc_id]
+                self.tables[name].put(doc_id, Place(new.number, offset, size, crc))
+
+    def _puts(self, line: Line) -> Iterator[tuple[str, int, int, int]]:
+        """Table, document, offset in the segment and size of what a line puts."""
+        body = cast(bytes, line.body)
+        head, at = parts(body)
+        for done in head["do"]:
+            if len(done) == 3:
+                yield done[0], done[1], line.body_offset + at, done[2]
+                at += done[2] + 1
+
+    def _lives(self, segment: Segment, name: str, doc_id: int, offset: int) -> bool:
+        place = self.tables[name].place(doc_id) if name in self.tables else None
+        return place is not None and (place.segment, place.offset) == (segment.number, offset)
+
+    def _is_dead(self, segment: Segment, line: Line) -> bool:
+        if line.body is None:
+            return False
+        head, _ = parts(line.body)
+        if not head["do"] or any(len(done) != 3 for done in head["do"]):
+            return False  # what removes must go on to do so
+        return not any(self._lives(segment, name, doc_id, offset) for name, doc_id, offset, _ in self._puts(line))
+
+    def _alive(self, segment: Segment, line: Line) -> Iterator[Put]:
+        for name, doc_id, offset, _ in self._puts(line):
+            if self._lives(segment, name, doc_id, offset):
+                doc = self.doc(name, doc_id)
+                if doc is not None:
+                    yield Put(name, doc_id, doc)
+
+    def _in_words(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except OSError as error:
+            raise StoreError(
+                f"{self.directory}: cannot be written ({error.strerror}); free space or mend the card."
+            ) from error
 
     @property
     def failed(self) -> str | None:

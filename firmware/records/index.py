@@ -80,6 +80,11 @@ def second(text: str) -> int | None:
     return seconds if 0 <= seconds < _LAST_SECOND else None
 
 
+def names(indexes: Sequence[Index]) -> list[str]:
+    """What a hint calls the indexes that it holds keys of."""
+    return [f"{index.kind} {'.'.join(index.path)}" for index in indexes]
+
+
 class Place(NamedTuple):
     segment: int
     offset: int
@@ -192,6 +197,7 @@ class Effect:
             for keys in self.keys
         ]
         head = {
+            "indexes": names(self._indexes),
             "cleared": self.cleared,
             "exists": self.exists,
             "last_id": self.last_id,
@@ -348,6 +354,8 @@ class Docs:
             view[ids] = sizes
             np.frombuffer(self._start, np.uint64)[ids] = np.uint64(segment << OFFSET_BITS) | offsets
             np.frombuffer(self._crc, np.uint32)[ids] = crcs
+        if not self.indexes:
+            return  # whoever looks for nothing needs no keys
         for keys, loose, own, entries in zip(self.keys, self.loose, head["loose"], columns[4:], strict=True):
             loose.update(own)
             keys.pend(np.frombuffer(entries, np.uint64))

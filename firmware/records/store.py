@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from firmware.records.evidence import Signer
 from firmware.records.index import Index, second, text_key
 from firmware.records.log import Problem
 from firmware.records.migrate import OLD_FILE, migrate
+from firmware.records.upkeep import purge
 
 __all__ = ["CallReader", "CallStore", "StoreError", "read_table", "unit_runs"]
 
@@ -124,6 +125,10 @@ class CallReader:
 
     def _anchors(self) -> dict[str, dict[str, Any]]:
         return {doc["boot_id"]: doc["clock"] for doc in View(self.storage, "anchors").values()}
+
+    def holds(self) -> dict[str, dict[str, Any]]:
+        """Calls that nothing may remove, with why, by whom and since when."""
+        return {doc["call_id"]: doc for doc in View(self.storage, "holds").values()}
 
     def calls(self) -> Iterator[dict[str, Any]]:
         """All, in the order of filing."""
@@ -253,6 +258,8 @@ class CallStore(CallReader):
             for stream in STREAMS:
                 own.setdefault(stream, _Cursor())
         self._dirty = False
+        self._purging: Iterator[int] | None = None
+        self._compacted = 0  # segments up to this one were looked at since the start
         self._open_ids: dict[str, int] = {}  # calls that may still change
         self._signer = Signer(key) if key else None
         self._signed_ns = 0
@@ -351,6 +358,97 @@ class CallStore(CallReader):
             changes += self._checkpoint()
         if changes or self._dirty:
             self._write(changes)
+
+    # -- what must stay, and what must go
+
+    def hold(self, call_id: str, reason: str, who: str) -> None:
+        """Keep a call whatever retention or an erasure says. Raises KeyError for a call that is not here."""
+        doc_id = self._doc_id(call_id)
+        if doc_id is None:
+            raise KeyError(call_id)
+        at = self.read_clock()
+        held = {"call_id": call_id, "reason": reason, "who": who, "at": at.iso(at.mono_ns)}
+        self._write([Put("holds", doc_id, held), *self._checkpoint()])
+
+    def release(self, call_id: str) -> None:
+        """Raises KeyError for a call that is not held."""
+        held = [doc_id for doc_id, doc in View(self.storage, "holds").documents() if doc["call_id"] == call_id]
+        if not held:
+            raise KeyError(call_id)
+        self._write([Remove("holds", doc_id, doc_id) for doc_id in held] + self._checkpoint())
+
+    def remove(self, call_ids: Collection[str], reason: str, who: str) -> list[str]:
+        """Take calls and their events out, each with a tombstone. Returns those that stay: they are held, or open.
+
+        Their lines are still in the log until purge_steps() has been through it.
+        """
+        held = self.holds()
+        gone = {}
+        for call_id in call_ids:
+            doc_id = self._doc_id(call_id)
+            if doc_id is not None and call_id not in held and call_id not in self._open_ids:
+                gone[call_id] = doc_id
+        if gone:
+            at = self.read_clock()
+            docs = self.storage.tables.get("tombstones")
+            changes: list[Change] = [Remove("calls", doc_id, doc_id) for doc_id in gone.values()]
+            for stream in STREAMS:
+                table = f"events.{stream}"
+                theirs = (n for n, event in View(self.storage, table).documents() if event["subject"] in gone)
+                changes += [Remove(table, sequence, sequence) for sequence in theirs]
+            for number, call_id in enumerate(gone, (docs.last_id if docs else 0) + 1):
+                tombstone = {
+                    "call_id": call_id,
+                    "reason": reason,
+                    "who": who,
+                    "at": at.iso(at.mono_ns),
+                    "purged": False,
+                }
+                changes.append(Put("tombstones", number, tombstone))
+            self._write([*changes, *self._checkpoint()])
+        return [call_id for call_id in call_ids if call_id in held or call_id in self._open_ids]
+
+    def obey(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """What `tsuroku store` asks for, here or over the unit's local socket. The answer, or why not as `error`."""
+        try:
+            match request:
+                case {"do": "hold", "call_id": str(call_id), "reason": str(reason), "who": str(who)}:
+                    self.hold(call_id, reason, who)
+                    return {}
+                case {"do": "release", "call_id": str(call_id)}:
+                    self.release(call_id)
+                    return {}
+                case {"do": "erase", "call_ids": list(call_ids), "reason": str(reason), "who": str(who)}:
+                    return {"kept": self.remove(call_ids, reason, who)}
+                case _:
+                    return {"error": f"This version knows no request {request.get('do')!r}; update the unit."}
+        except KeyError as error:
+            return {"error": f"Call {error.args[0]} is not there, or not held; `tsuroku calls list` shows the calls."}
+        except StoreError as error:
+            return {"error": str(error)}
+
+    def purge_steps(self) -> Iterator[int]:
+        """Free the log of what was removed, a segment at a time; yields the bytes that each step freed."""
+        waiting = {n: doc for n, doc in View(self.storage, "tombstones").documents() if not doc["purged"]}
+        if not waiting:
+            return
+        yield from purge(self.storage, [doc["call_id"] for doc in waiting.values()])
+        self._write([Put("tombstones", n, {**doc, "purged": True}) for n, doc in waiting.items()])
+
+    def upkeep(self) -> None:
+        """A step of what is never urgent: a hint, a removal, a segment's dead lines. For an idle moment."""
+        if self.storage.tidy():
+            return
+        if self._purging is None and any(not doc["purged"] for doc in View(self.storage, "tombstones").values()):
+            self._purging = self.purge_steps()
+        if self._purging is not None:
+            if next(self._purging, None) is None:
+                self._purging = None
+            return
+        compacted = next((s for s in self.storage.sealed() if s.generation == 0 and s.number > self._compacted), None)
+        if compacted:
+            self._compacted = compacted.number
+            self.storage.compact(compacted)
 
     def anchor(self, read: ClockRead) -> None:
         """The clock has been set: from now on the times of this boot's calls are told by it. Once a boot is enough."""

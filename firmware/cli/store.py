@@ -1,0 +1,286 @@
+"""tsuroku store: check, mend, copy, hold and erase what the unit has kept."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import getpass
+import shutil
+import sys
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from drivers.signals import Country
+from firmware import clock
+from firmware.app import KEY_FILE, STORE
+from firmware.cli.calls import data_dir, one_call, print_calls, reader_of
+from firmware.cli.main import InputError, json_line
+from firmware.cli.show import terminal
+from firmware.core.numbers import e164
+from firmware.local_api import LocalError, ask
+from firmware.records.log import Problem
+from firmware.records.store import CallReader, CallStore, StoreError, unit_runs
+from firmware.records.upkeep import Verdict, mentions
+from firmware.records.upkeep import backup as copy_store
+from firmware.records.upkeep import export as export_store
+from firmware.records.upkeep import restore as restore_store
+from firmware.records.upkeep import verify as verify_store
+
+_REMEDY = {
+    "rot": "What was in that line is lost, all else is there: put the segment back from a backup, or go on without it.",
+    "missing": "Put the file back from a backup; the calls in it are not listed until then.",
+    "chain": "Lines were taken out or changed: compare with a backup and with the checkpoints your broker keeps.",
+    "signature": "The store was signed with another key, or changed: compare with the key the unit publishes.",
+    "torn": "It had not been acknowledged, so nothing is lost: there is nothing to do.",
+}
+
+
+@contextlib.contextmanager
+def _bar(what: str) -> Iterator[typing.Callable[[float], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=terminal(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(what, total=1.0)
+        yield lambda part: progress.update(task, completed=part)
+
+
+def _store(args: argparse.Namespace) -> Path:
+    store: Path = data_dir(args) / STORE
+    if not any(store.glob("*.log")):
+        CallReader(store)  # says what is wrong
+    return store
+
+
+@contextlib.contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (StoreError, LocalError) as error:
+        raise InputError(str(error)) from error
+    except OSError as error:
+        where = error.filename or path
+        raise InputError(f"{where}: cannot be used ({error.strerror}); run this as the user tsuroku.") from error
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Exit code 1 when anything is not as it was written."""
+    with _in_words(data_dir(args)), _bar("Following the chain") as progress:
+        verdict = verify_store(_store(args), args.key, progress)
+    wrong = [problem for problem in verdict.problems if problem.kind != "torn"]
+    if args.json:
+        print(json_line({**asdict(verdict), "good": not wrong}))
+        return int(bool(wrong))
+    console = terminal()
+    for problem in verdict.problems:
+        console.print(_sentence(problem), soft_wrap=True)
+    console.print(_summary(verdict, good=not wrong), soft_wrap=True)
+    return int(bool(wrong))
+
+
+def _sentence(problem: Problem) -> Text:
+    mark, colour = ("??", "yellow") if problem.kind == "torn" else ("!!", "red")
+    return Text.assemble((mark, colour), f" {problem.where}: {problem.says}")
+
+
+def _summary(verdict: Verdict, *, good: bool) -> Text:
+    said = f"{verdict.lines:,} lines follow one another" if good else f"{verdict.lines:,} lines were read"
+    gone = f", {verdict.erased:,} of them erased" if verdict.erased else ""
+    if verdict.signatures:
+        signed = f"{verdict.signatures:,} signatures are good, the last one over line {verdict.signed_seq:,}"
+        signed += f" (key {(verdict.public_key or '')[:16]}...)"
+    else:
+        signed = "none is signed"
+    mark, colour = ("ok", "green") if good else ("!!", "red")
+    return Text.assemble((mark, colour), f" {said}{gone}; {signed}. Line {verdict.seq:,} is the last: {verdict.link}.")
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Exit code 1 when anything is wrong."""
+    with _in_words(data_dir(args)), _bar("Reading the store") as progress:
+        store = _store(args)
+        verdict = verify_store(store, None, progress)
+        reader = CallReader(store)
+        read = sum(1 for _ in reader.calls())
+        lost = len(reader) - read
+        found = [*verdict.problems, *(p for p in reader.problems if p.where not in {v.where for v in verdict.problems})]
+        reader.close()
+    wrong = [problem for problem in found if problem.kind != "torn"]
+    if args.json:
+        for problem in found:
+            print(json_line({**asdict(problem), "remedy": _REMEDY.get(problem.kind)}))
+        return int(bool(wrong))
+    console = terminal()
+    for problem in found:
+        console.print(_sentence(problem), soft_wrap=True)
+        console.print(Text(f"   {_REMEDY.get(problem.kind, '')}", "dim"), soft_wrap=True)
+    if lost:
+        console.print(Text(f"!! {lost} calls can no longer be read.", "red"), soft_wrap=True)
+    if not found:
+        said = f" {read:,} calls, {verdict.lines:,} lines: all is as it was written."
+        console.print(Text.assemble(("ok", "green"), said))
+    return int(bool(wrong))
+
+
+def export(args: argparse.Namespace) -> int:
+    with reader_of(data_dir(args)) as reader, _in_words(args.file):
+        if args.file == Path("-"):
+            export_store(reader.storage, sys.stdout)
+            return 0
+        with args.file.open("x", encoding="utf-8") as file:
+            args.file.chmod(0o600)
+            export_store(reader.storage, file)
+    return 0
+
+
+def _of_number(reader: CallReader, number: str) -> list[Mapping[str, Any]]:
+    digits = "".join(c for c in number if c.isdigit())
+    if len(digits) < 3:
+        raise InputError(f"{number!r} is no telephone number; give it whole, or as it was received.")
+    spellings = {digits, *(s.lstrip("+") for s in (e164(number, c) for c in typing.get_args(Country)) if s)}
+    return [call for call in reader.calls() if any(mentions(call, spelling) for spelling in spellings)]
+
+
+def find(args: argparse.Namespace) -> int:
+    """All that is kept of a number: listed, or with --out copied into a folder."""
+    from firmware.cli.calls import export_call
+
+    data = data_dir(args)
+    with reader_of(data) as reader:
+        calls = _of_number(reader, args.number)
+        holds = reader.holds()
+    if args.out:
+        for call in calls:
+            for path in export_call(data, call, args.out):
+                print(path)
+        return 0
+    if args.json:
+        for call in calls:
+            print(json_line({**call, "held": call["call_id"] in holds}))
+        return 0
+    print_calls(calls, terminal())
+    return 0
+
+
+@contextlib.contextmanager
+def _owner(data: Path) -> Iterator[CallStore]:
+    """The store itself, for as long as no unit runs on it."""
+    boot, key = clock.boot_id(), data / KEY_FILE
+    store = CallStore(data / STORE, "", boot_id=boot, read_clock=clock.read_clock, key=key if key.exists() else None)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _do(data: Path, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Have it done by the running unit, or do it."""
+    if unit_runs(data / STORE):
+        return ask(data, request)
+    with _owner(data) as store, _bar("Freeing the log") as progress:
+        answer = store.obey(request)
+        steps = len(store.storage.sealed()) + 1
+        for number, _ in enumerate(store.purge_steps(), 1):
+            progress(min(1.0, number / steps))
+    if "error" in answer:
+        raise LocalError(answer["error"])
+    return answer
+
+
+def hold(args: argparse.Namespace) -> int:
+    data, call = one_call(args)
+    with _in_words(data):
+        _do(data, {"do": "hold", "call_id": call["call_id"], "reason": args.reason, "who": getpass.getuser()})
+    print(f"{call['call_id']}: is held; neither retention nor an erasure removes it.")
+    return 0
+
+
+def release(args: argparse.Namespace) -> int:
+    data, call = one_call(args)
+    with _in_words(data):
+        _do(data, {"do": "release", "call_id": call["call_id"]})
+    print(f"{call['call_id']}: is no longer held.")
+    return 0
+
+
+def erase(args: argparse.Namespace) -> int:
+    """Exit code 1 when something of the number is still there."""
+    data = data_dir(args)
+    with reader_of(data) as reader:
+        calls = _of_number(reader, args.number)
+    if not calls:
+        print("No call of that number is kept.")
+        return 0
+    if not args.yes:
+        print_calls(calls, terminal())
+        question = f"Erase these {len(calls)} calls and their recordings? [y/N] "
+        if not sys.stdin.isatty() or input(question).lower() != "y":
+            raise InputError("nothing was erased; answer y, or give --yes.")
+    with _in_words(data):
+        ids = [call["call_id"] for call in calls]
+        kept = set(_do(data, {"do": "erase", "call_ids": ids, "reason": args.reason, "who": getpass.getuser()})["kept"])
+        gone = [call for call in calls if call["call_id"] not in kept]
+        _remove_files(data, gone)
+        left = _still_there(data, gone)
+    print(f"{len(gone)} calls are erased.")
+    for call_id in sorted(kept):
+        print(f"{call_id}: stays, since it is held or going on.")
+    for path in left:
+        print(f"{path}: holds the number still, and the unit uses it; stop the unit and erase again.")
+    return int(bool(kept or left))
+
+
+def _remove_files(data: Path, calls: Sequence[Mapping[str, Any]]) -> None:
+    for call in calls:
+        for path in (data / "recordings").glob(f"*/{call['call_id']}*"):
+            path.unlink()
+
+
+def _still_there(data: Path, calls: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """Files beside the store that hold one of these calls' numbers. While no unit runs they are removed."""
+    numbers = {call["caller"][name] for call in calls for name in ("raw", "number")}
+    numbers |= {(call["dialled"] or {}).get(name) for call in calls for name in ("raw", "number")}
+    texts = [number.encode() for number in numbers if number]
+    others = [*(data / "journal").glob("*.jsonl"), *(data / "support").glob("*"), *data.glob("calls.json.*")]
+    holding = [path for path in others if path.is_file() and any(text in path.read_bytes() for text in texts)]
+    if unit_runs(data / STORE):
+        return holding
+    for path in holding:
+        path.unlink()
+    return []
+
+
+def backup(args: argparse.Namespace) -> int:
+    data = data_dir(args)
+    with _in_words(args.target), _bar("Copying the store") as progress:
+        copied = copy_store(_store(args), args.target / STORE, progress)
+        files = 0
+        for source in sorted((data / "recordings").glob("*/*.flac")):
+            copy = args.target / source.relative_to(data)
+            if not copy.exists() or copy.stat().st_size != source.stat().st_size:
+                copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                shutil.copyfile(source, copy.with_suffix(".part"))
+                copy.with_suffix(".part").rename(copy)
+                files += 1
+        verdict = verify_store(args.target / STORE)
+    said = f"{copied / 1e6:.1f} MB of the store and {files} recordings copied; line {verdict.seq:,} is the last."
+    print(f"{args.target}: {said}")
+    return int(any(problem.kind != "torn" for problem in verdict.problems))
+
+
+def restore(args: argparse.Namespace) -> int:
+    data = data_dir(args)
+    with _in_words(data):
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        store_id = restore_store(args.source / STORE, data / STORE)
+        for source in sorted((args.source / "recordings").glob("*/*.flac")):
+            copy = data / source.relative_to(args.source)
+            if not copy.exists():
+                copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                shutil.copyfile(source, copy)
+    print(f"{data}: restored; the store's new id is {store_id}.")
+    return 0

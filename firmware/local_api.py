@@ -1,0 +1,119 @@
+"""The unit's local socket: what a command asks of the running unit. A connection is one line of JSON, and one back.
+
+The socket lies in the data folder, for the unit's own user only.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+_NAME = "unit.sock"
+_MOST_BYTES = 1 << 20
+_PATIENCE_S = 60.0
+
+Request = dict[str, Any]
+Answer = dict[str, Any]
+
+
+class LocalError(Exception):
+    """The unit did not do what it was asked for: one sentence."""
+
+
+@contextmanager
+def _address(directory: Path) -> Iterator[str]:
+    """The socket's path, short enough for any folder (a socket's name has 108 bytes at most)."""
+    descriptor = os.open(directory, os.O_PATH)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{_NAME}"
+    finally:
+        os.close(descriptor)
+
+
+class LocalServer:
+    """Takes requests on a thread of its own; answer_all() answers them on the loop's."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._waiting: queue.SimpleQueue[tuple[Request, queue.SimpleQueue[Answer]]] = queue.SimpleQueue()
+        self._socket: socket.socket | None = None
+
+    def start(self) -> None:
+        """Listen. A socket that cannot be made is logged, and stops nothing."""
+        server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            (self._directory / _NAME).unlink(missing_ok=True)
+            with _address(self._directory) as address:
+                server.bind(address)
+            (self._directory / _NAME).chmod(0o600)
+            server.listen(4)
+        except OSError as error:
+            server.close()
+            log.warning("event=local_socket_failed reason=%s", error.strerror)
+            return
+        self._socket = server
+        threading.Thread(target=self._serve, args=(server,), name="local", daemon=True).start()
+
+    def _serve(self, server: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return  # closed
+            with connection:
+                connection.settimeout(5)
+                try:
+                    with connection.makefile("rwb") as stream:
+                        request = json.loads(stream.readline(_MOST_BYTES))
+                        if not isinstance(request, dict):
+                            continue
+                        reply: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+                        self._waiting.put((request, reply))
+                        stream.write(json.dumps(reply.get(timeout=_PATIENCE_S)).encode() + b"\n")
+                except (OSError, ValueError, RecursionError, queue.Empty):
+                    continue  # who asked gets no answer, and says so
+
+    def answer_all(self, answer: Callable[[Request], Answer]) -> None:
+        """Answer what is waiting. Thread: the loop."""
+        while True:
+            try:
+                request, reply = self._waiting.get_nowait()
+            except queue.Empty:
+                return
+            reply.put(answer(request))
+
+    def close(self) -> None:
+        if self._socket:
+            self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.close()
+            self._socket = None
+            (self._directory / _NAME).unlink(missing_ok=True)
+
+
+def ask(directory: Path, request: Mapping[str, Any]) -> Answer:
+    """Ask the unit that runs on this data folder. Raises LocalError."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(_PATIENCE_S)
+            with _address(directory) as address:
+                client.connect(address)
+            with client.makefile("rwb") as stream:
+                stream.write(json.dumps(request).encode() + b"\n")
+                stream.flush()
+                answer: Answer = json.loads(stream.readline(_MOST_BYTES))
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else "it gave no answer"
+        raise LocalError(f"The running unit cannot be asked ({why}); run this as the user tsuroku.") from error
+    if "error" in answer:
+        raise LocalError(str(answer["error"]))
+    return answer

@@ -1,0 +1,220 @@
+"""What is done with a whole store: checked, copied away, put back, written as plain TinyDB, freed of what must go."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from firmware.records.database import LogStorage, Put, StoreError, View, decode, parts
+from firmware.records.evidence import is_signed
+from firmware.records.log import ORIGIN, Bad, Line, Problem, lines, segments, sync_directory
+
+Progress = Callable[[float], None]
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What following the whole chain has shown."""
+
+    lines: int = 0
+    erased: int = 0  # their bodies are gone, their place in the chain is not
+    seq: int = 0
+    link: str = ORIGIN
+    signatures: int = 0  # good ones
+    signed_seq: int = 0  # the last line that a good signature stands behind
+    public_key: str | None = None
+    problems: list[Problem] = field(default_factory=list)
+
+
+def verify(directory: Path, public_key: str | None = None, progress: Progress = lambda part: None) -> Verdict:
+    """Follow the chain from the first line to the last, and check every signature on the way.
+
+    public_key: the unit's, known from elsewhere; else the first one that signed is taken for it. Raises OSError.
+    """
+    verdict = Verdict(public_key=public_key)
+    known = segments(directory)
+    unknown = False  # the link of the last line that was met
+    for number, segment in enumerate(known):
+        following = known[number + 1] if number + 1 < len(known) else None
+        if segment.number != (known[number - 1].number + 1 if number else 1):
+            verdict.problems.append(Problem("missing", segment.path.name, "a segment before it is missing."))
+        for line in _acknowledged(segment.path.read_bytes(), following.path if following else None):
+            where = f"{segment.path.name} at byte {line.offset}"
+            if isinstance(line, Bad):
+                if line.last and following is None:
+                    says = f"{line.size} bytes are no whole line: it was being written when the unit stopped."
+                    verdict.problems.append(Problem("torn", where, says))
+                else:
+                    verdict.problems.append(Problem("rot", where, f"line {verdict.seq + 1} can no longer be read."))
+                    unknown = True
+                continue
+            if line.seq != verdict.seq + 1 and not (unknown and line.seq > verdict.seq):
+                verdict.problems.append(Problem("chain", where, f"is line {line.seq} and not {verdict.seq + 1}."))
+            elif line.prev != verdict.link and not unknown:
+                verdict.problems.append(Problem("chain", where, f"line {line.seq} does not follow the one before it."))
+            if line.body is not None:
+                _check_signature(verdict, line, where)
+            unknown = False
+            verdict.lines += 1
+            verdict.erased += line.body is None
+            verdict.seq, verdict.link = line.seq, line.link
+        progress((number + 1) / len(known))
+    return verdict
+
+
+def _acknowledged(data: bytes, following: Path | None) -> Iterator[Line | Bad]:
+    limit = None
+    if following:
+        first = next((each for each in lines(following.read_bytes()) if isinstance(each, Line)), None)
+        limit = first.seq if first else None
+    for line in lines(data):
+        if isinstance(line, Line) and limit is not None and line.seq >= limit:
+            return
+        yield line
+
+
+def _check_signature(verdict: Verdict, line: Line, where: str) -> None:
+    body = line.body or b""
+    head, at = parts(body)
+    for done in head["do"]:
+        if len(done) != 3:
+            continue
+        name, _, size = done
+        if name == "checkpoint":
+            signed: dict[str, Any] = decode(body[at : at + size])
+            key = verdict.public_key = verdict.public_key or signed.get("key")
+            good = is_signed(signed, key or "") and (signed["seq"], signed["link"]) == (line.seq - 1, line.prev)
+            if good:
+                verdict.signatures += 1
+                verdict.signed_seq = signed["seq"]
+            else:
+                says = f"the signature in line {line.seq} is not the unit's over what stands before it."
+                verdict.problems.append(Problem("signature", where, says))
+        at += size + 1
+
+
+def export(storage: LogStorage, file: IO[str]) -> None:
+    """All tables as one JSON file that stock TinyDB opens; written a document at a time."""
+    file.write("{")
+    for number, name in enumerate(storage.tables):
+        file.write(f"{', ' if number else ''}{json.dumps(name)}: {{")
+        for position, (doc_id, doc) in enumerate(View(storage, name).documents()):
+            file.write(f'{", " if position else ""}"{doc_id}": {json.dumps(doc)}')
+        file.write("}")
+    file.write("}\n")
+
+
+def backup(directory: Path, target: Path, progress: Progress = lambda part: None) -> int:
+    """Copy a store, also one in use, to another path. What is there already is not copied again. Returns bytes copied.
+
+    The copy is a store: restore() puts it back. Raises OSError; StoreError where target holds another store.
+    """
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    source = LogStorage(directory, writable=False)
+    ours = source.doc("meta", 1)
+    source.close()
+    theirs = None
+    if any(target.glob("*.log")):
+        held = LogStorage(target, writable=False)
+        theirs = held.doc("meta", 1)
+        held.close()
+    if theirs and ours and theirs.get("store_id") != ours.get("store_id"):
+        raise StoreError(f"{target}: holds a backup of another store; give an empty folder.")
+    copied = 0
+    known = segments(directory)
+    for number, segment in enumerate(known):
+        last = number + 1 == len(known)
+        copy = target / segment.path.name
+        if last or not copy.exists() or copy.stat().st_size != segment.path.stat().st_size:
+            data = segment.path.read_bytes()
+            if last:  # up to where it is whole; the unit may be writing the next line
+                data = data[
+                    : max((line.offset + line.size for line in lines(data) if isinstance(line, Line)), default=0)
+                ]
+            _put(copy, data)
+            copied += len(data)
+        for other in target.glob(f"{segment.number:08d}.*.log"):
+            if other != copy:
+                other.unlink()  # of an earlier generation: what was erased is erased here too
+        progress((number + 1) / len(known))
+    sync_directory(target)
+    return copied
+
+
+def _put(path: Path, data: bytes) -> None:
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(path)
+
+
+def restore(source: Path, directory: Path) -> str:
+    """Make a store of a backup, where there is none. It gets an id of its own, so that what it tells from now on is not
+    taken for what the lost one told. Returns the id. Raises StoreError, OSError.
+    """
+    if any(directory.glob("*.log")):
+        raise StoreError(f"{directory}: holds a store; move it away first.")
+    if not any(source.glob("*.log")):
+        raise StoreError(f"{source}: holds no backup; give the folder that `tsuroku store backup` wrote.")
+    made = directory.with_name(directory.name + ".new")
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(mode=0o700, parents=True)
+    for segment in segments(source):
+        _put(made / segment.path.name, segment.path.read_bytes())
+    storage = LogStorage(made)
+    try:
+        meta = storage.doc("meta", 1)
+        if meta is None:
+            raise StoreError(f"{source}: is no backup of a unit's store.")
+        new = {**meta, "store_id": str(uuid.uuid4()), "restored_from": meta["store_id"]}
+        storage.commit([Put("meta", 1, new)])
+    finally:
+        storage.close()
+    sync_directory(made)
+    shutil.rmtree(directory, ignore_errors=True)  # without a segment in it
+    made.rename(directory)
+    sync_directory(directory.parent)
+    return str(new["store_id"])
+
+
+def purge(storage: LogStorage, call_ids: Collection[str]) -> Iterator[int]:
+    """Take every line out of the log's segments that holds a document of these calls, which are removed by now.
+
+    Yields after each segment: the bytes that were freed. Raises StoreError.
+    """
+    storage.seal()
+    texts = [call_id.encode() for call_id in call_ids]
+
+    def doomed(line: Line) -> bool:
+        body = line.body or b""
+        if not any(text in body for text in texts):
+            return False
+        head, _ = parts(body)
+        return any(len(done) == 3 and _tells_of_calls(done[0]) for done in head["do"])
+
+    for segment in storage.sealed():
+        yield storage.compact(segment, doomed)
+
+
+def _tells_of_calls(table: str) -> bool:
+    return table == "calls" or table.startswith("events.")
+
+
+def mentions(call: Mapping[str, Any], digits: str) -> bool:
+    """Whether a call's record holds a number that contains these digits, wherever in it."""
+    caller, dialled = call["caller"], call["dialled"] or {}
+    spellings = [caller[name] for name in ("raw", "number", "national", "redirecting", "called")]
+    spellings += [dialled.get(name) for name in ("raw", "number", "national")]
+    spellings += [mark["detail"] for mark in call["marks"] if mark["kind"] == "call_waiting"]
+    spellings += [each["raw"] for each in caller["disagreement"]]
+    texts = ("".join(c for c in spelling if c.isdigit()) for spelling in spellings if spelling)
+    return any(digits in text for text in texts)
