@@ -4,7 +4,7 @@ SHELL = /bin/bash
 PY = .venv/bin/python
 
 run: .venv/ready
-	@$(PY) -m firmware simulate tests/scenarios/shop-day.txt --live || [ $$? -eq 130 ]
+	@$(PY) -m firmware simulate tests/scenarios/shop-day.txt --live --calls 100000 || [ $$? -eq 130 ]
 
 test: .venv/ready
 	$(PY) -m pytest -m 'not realtime' --numprocesses auto --dist worksteal

@@ -70,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--live", action="store_true", help="in real time, through every real driver")
     simulate.add_argument("--json", action="store_true", help="one JSON object a line for each call")
     simulate.add_argument("--data", type=Path, help="a new folder for what the unit writes (default: below var/)")
+    simulate.add_argument(
+        "--calls", type=int, default=0, metavar="N", help="first put N generated calls into the store, and search them"
+    )
     simulate.add_argument("--svg", type=Path, metavar="FILE", help="also save what the terminal showed as a picture")
 
     calls = command("calls", "List, show, play and export calls; the unit may be running.", "calls:list_")

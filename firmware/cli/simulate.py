@@ -10,6 +10,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,12 @@ from rich.text import Text
 from drivers.virtual import scenario as story
 from drivers.virtual.broker import BrokerUnavailable
 from drivers.virtual.sound import SoundError
+from firmware.app import STORE
 from firmware.cli.calls import print_calls
 from firmware.cli.main import InputError, json_line
 from firmware.cli.show import event_text, terminal, waveform
+from firmware.generated import generate
+from firmware.records.store import CallReader
 from firmware.simulate import BASE_NS, LiveUnit, check, results, seconds, stepped
 
 _TOLERANCE_S = 0.1  # live: a busy machine plays the line's edges a little late
@@ -43,12 +49,14 @@ def simulate(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.ERROR)
     console = terminal(stderr=args.json, picture=args.svg is not None)
     ended = True
+    if args.calls:
+        _fill(data, args.calls, console)
     if args.live:
         base_ns, tolerance_s, ended = _live(scenario, data, console)
     else:
         base_ns, tolerance_s = BASE_NS, 0.02
         _stepped(scenario, data, console)
-    calls, _ = results(data)
+    calls, _ = results(data, args.calls)
     if args.json:
         for call in calls:
             print(json_line(_told(call, data, base_ns)))
@@ -58,7 +66,7 @@ def simulate(args: argparse.Namespace) -> int:
         console.print(f"\nCalls and recordings: {shown}  (./tsuroku calls show ID --data {shown})", soft_wrap=True)
     if not ended:
         return 130
-    wrong = check(scenario, data, base_ns=base_ns, tolerance_s=tolerance_s)
+    wrong = check(scenario, data, base_ns=base_ns, tolerance_s=tolerance_s, before=args.calls)
     for sentence in wrong:
         console.print(sentence, style="red", soft_wrap=True)
     if not wrong:
@@ -69,6 +77,36 @@ def simulate(args: argparse.Namespace) -> int:
         except OSError as error:
             raise InputError(f"{args.svg}: cannot be written ({error.strerror}); give another --svg.") from error
     return int(bool(wrong))
+
+
+def _fill(data: Path, calls: int, console: Console) -> None:
+    """Give the unit the years before: calls that nobody made; and show how they are found."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"Generating {calls:,} calls", total=1.0)
+        store = data / STORE
+        generate(store, calls, until=datetime.now(UTC), progress=lambda part: bar.update(task, completed=part))
+    began = time.perf_counter()
+    reader = CallReader(store)
+    opened_s = time.perf_counter() - began
+    last = next(reader.newest())
+    known = next(call for call in reader.newest() if call["caller"]["number"])["caller"]
+    week = (datetime.now(UTC) - timedelta(days=7)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    searches: list[tuple[str, Callable[[], list[Any]]]] = [
+        (f"by number {known['national']}", lambda: reader.with_number(known["number"])),
+        (f"by id {last['call_id']}", lambda: [reader.get(last["call_id"])]),
+        ("of the last 7 days", lambda: reader.between(week, "2100-01-01")),
+        ("the last 50 missed", lambda: list(islice((c for c in reader.newest() if c["outcome"] == "missed"), 50))),
+    ]
+    console.print(f"{calls:,} generated calls in the store, opened in {opened_s * 1e3:.0f} ms:", soft_wrap=True)
+    for what, search in searches:
+        began = time.perf_counter()
+        found = len(search())
+        console.print(f"  {found:>5} {what}: {(time.perf_counter() - began) * 1e3:.1f} ms", style="dim", soft_wrap=True)
+    console.print()
+    reader.close()
 
 
 def _told(call: dict[str, Any], data: Path, base_ns: int) -> dict[str, Any]:

@@ -512,6 +512,8 @@ class LogStorage(Storage):
             if self._written and self._writer.failed is None:
                 self._written = False
                 self.commit([])
+                while self.tidy():
+                    pass
             self._writer.close()
         finally:
             self._reader.close()

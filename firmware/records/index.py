@@ -285,14 +285,14 @@ class Docs:
             elif old != key or before is None:
                 keys.add(key, doc_id)
 
-    def ids(self) -> Iterator[int]:
-        """In ascending order."""
+    def ids(self, first: int | None = None) -> Iterator[int]:
+        """In ascending order; first: from this number on."""
+        size = self._size
         if self._odd:
             dense = (doc_id for doc_id, size in enumerate(self._size) if size)
-            yield from sorted((*dense, *self._odd))
+            yield from (each for each in sorted((*dense, *self._odd)) if first is None or each >= first)
             return
-        size = self._size
-        for doc_id in range(len(size)):
+        for doc_id in range(first or 0, len(size)):
             if doc_id < len(size) and size[doc_id]:
                 yield doc_id
 

@@ -130,10 +130,11 @@ class CallReader:
         """Calls that nothing may remove, with why, by whom and since when."""
         return {doc["call_id"]: doc for doc in View(self.storage, "holds").values()}
 
-    def calls(self) -> Iterator[dict[str, Any]]:
-        """All, in the order of filing."""
-        for doc_id in View(self.storage, "calls"):
-            if (call := self._call(int(doc_id))) is not None:
+    def calls(self, after: int = 0) -> Iterator[dict[str, Any]]:
+        """All, in the order of filing; after: without so many that were filed first."""
+        docs = self.storage.tables.get("calls")
+        for doc_id in docs.ids(after + 1) if docs else ():
+            if (call := self._call(doc_id)) is not None:
                 yield call
 
     def newest(self) -> Iterator[dict[str, Any]]:
