@@ -30,6 +30,7 @@ from firmware.records.log import (
     Segment,
     Writer,
     erased,
+    first_seq,
     lines,
     segments,
     write_anew,
@@ -122,6 +123,7 @@ class LogStorage(Storage):
         self._indexes, self._stamp = dict(indexes or {}), stamp
         self.problems: list[Problem] = []
         self._written = False
+        self._no_hint: set[str] = set()  # segments that are not whole, and are scanned at every start
         self.last_at: Any = None  # the stamp of the last line
         self._lock: Any = None
         self._writer = Writer(self.directory, sync=sync)
@@ -153,32 +155,33 @@ class LogStorage(Storage):
         known = segments(self.directory)
         self.tables, self._reader = {}, Reader(known)
         self.seq, self.link, self.last_at = 0, ORIGIN, None
-        expected = known[0].number if known else 1
-        if expected != 1:
-            self._found("missing", known[0].path.name, f"segments 1 to {expected - 1} are missing.")
-        end = 0
+        expected, end = 1, 0
         for at, segment in enumerate(known):
             if segment.number != expected:
-                gone = (
-                    f"segment {expected}"
-                    if segment.number == expected + 1
-                    else f"segments {expected} to {segment.number - 1}"
-                )
-                self._found("missing", segment.path.name, f"{gone} before it is missing; put it back from a backup.")
+                self._missing(segment, expected, segment.number - 1)
             expected = segment.number + 1
-            following = known[at + 1] if at + 1 < len(known) else None
-            end = self._load(segment, following)
+            end = self._load(segment, known[at + 1 :])
+        # A hint is written when another segment has been begun, so that the last one has none.
+        cut_off = bool(known) and known[-1].hint.exists() and segments(self.directory)[-1] == known[-1]
+        if cut_off:
+            self._missing(known[-1], expected, expected)
         for docs in self.tables.values():
             docs.settle()
-        if self.writable and known:
+        if self.writable and cut_off:
+            self._writer.leave_out(expected, self.seq, self.link)
+        elif self.writable and known:
             self._writer.go_on(known[-1], end, self.seq, self.link)
 
-    def _load(self, segment: Segment, following: Segment | None) -> int:
+    def _missing(self, beside: Segment, low: int, high: int) -> None:
+        which = f"segment {low} is" if low == high else f"segments {low} to {high} are"
+        self._found("missing", beside.path.name, f"{which} missing beside it; put back a backup.")
+
+    def _load(self, segment: Segment, following: Sequence[Segment]) -> int:
         """Apply a segment. Returns where its last line ends."""
         found = read_hint(segment.hint) if following else None
         size = segment.path.stat().st_size
         if found is None or found[0]["bytes"] != size or not self._has_keys(found[1]):
-            head, effects = self._scan(segment, following)
+            head, effects = self._scan(segment, following, self.seq)
             if following and self.writable and not head["problems"]:
                 with contextlib.suppress(OSError):  # it is scanned again next time
                     write_hint(segment.hint, head, effects)
@@ -209,30 +212,35 @@ class LogStorage(Storage):
                 self._found("chain", segment.path.name, "does not follow the line before it: that one was changed.")
             self.seq, self.link = head["last_seq"], head["last_link"]
 
-    def _scan(self, segment: Segment, following: Segment | None) -> tuple[Doc, dict[str, Effect]]:
-        """Read a whole segment."""
+    def _scan(
+        self, segment: Segment, following: Sequence[Segment], last_seq: int | None = None
+    ) -> tuple[Doc, dict[str, Effect]]:
+        """Read a whole segment. last_seq: of the segment before, where it is known."""
         data = segment.path.read_bytes()
-        limit = _first_seq(following) if following else None
+        limit = first_seq(following)
         effects: dict[str, Effect] = {}
         before: Line | None = None
         first: Line | None = None
         end, problems, at = 0, len(self.problems), None
+        rotten = False
         for line in lines(data):
+            where = f"{segment.path.name} at byte {line.offset}"
             if isinstance(line, Bad):
-                where = f"{segment.path.name} at byte {line.offset}"
-                if line.last and following is None:
+                last_seq = before.seq if before else last_seq
+                seq = limit if last_seq is None else last_seq + 1
+                if line.last and limit is None:
                     self._found("torn", where, f"{line.size} bytes are no whole line: it was being written at the end.")
-                else:
-                    self._found(
-                        "rot", where, f"line {before.seq + 1 if before else self.seq + 1} can no longer be read."
-                    )
+                elif not (line.last and limit == seq):  # else it broke off and was refused, and the next one took on
+                    self._found("rot", where, f"line {seq} can no longer be read.")
+                rotten = True
                 continue
             if limit is not None and line.seq >= limit:
                 break  # was never acknowledged
             if before and line.seq == before.seq + 1 and line.prev != before.link:
-                self._found(
-                    "chain", f"{segment.path.name} at byte {line.offset}", "does not follow the line before it."
-                )
+                self._found("chain", where, "does not follow the line before it.")
+            elif before and line.seq != before.seq + 1 and not rotten:
+                self._found("chain", where, f"{line.seq - before.seq - 1} lines before it are missing.")
+            rotten = False
             first = first or line
             before, end = line, line.offset + line.size
             if line.body is not None:
@@ -269,8 +277,9 @@ class LogStorage(Storage):
         return head.get("at")
 
     def _found(self, kind: str, where: str, says: str) -> None:
-        if len(self.problems) < _MOST_PROBLEMS:
-            self.problems.append(Problem(kind, where, says))
+        problem = Problem(kind, where, says)
+        if len(self.problems) < _MOST_PROBLEMS and problem not in self.problems:
+            self.problems.append(problem)
 
     def _docs(self, name: str) -> Docs:
         if name not in self.tables:
@@ -339,8 +348,9 @@ class LogStorage(Storage):
                 self._new_segment()
             at = writer.append(body)
         except OSError as error:
-            what = writer.failed or error.strerror
-            raise StoreError(f"{self.directory}: cannot be written ({what}); free space or mend the card.") from error
+            raise StoreError(
+                f"{self.directory}: cannot be written ({error.strerror}); free space or mend the card."
+            ) from error
         self.seq, self.link, self.last_at = writer.seq, writer.link, stamp
         self._written = True
         offset = at + len(body) - sum(map(len, docs)) - len(docs) + 1
@@ -390,6 +400,9 @@ class LogStorage(Storage):
             if number != self._writer.segment.number
         ]
 
+    def _behind(self, segment: Segment) -> list[Segment]:
+        return [each for number, each in sorted(self._reader.segments.items()) if number > segment.number]
+
     def seal(self) -> None:
         """Begin a new segment, so that what was written up to now can be compacted. Raises StoreError."""
         self.revive()
@@ -399,11 +412,12 @@ class LogStorage(Storage):
     def tidy(self) -> bool:
         """Write one hint that is missing. Returns whether there was one to write."""
         for segment in self.sealed():
-            if not segment.hint.exists():
-                head, effects = self._scan(segment, self._reader.segments.get(segment.number + 1))
+            if segment.path.name not in self._no_hint and not segment.hint.exists():
+                head, effects = self._scan(segment, self._behind(segment))
                 if not head["problems"]:
                     self._in_words(lambda: write_hint(segment.hint, head, effects))  # noqa: B023 - called at once
                     return True
+                self._no_hint.add(segment.path.name)
         return False
 
     def compact(self, segment: Segment, doomed: Callable[[Line], bool] | None = None, *, least: float = 0.25) -> int:
@@ -416,7 +430,7 @@ class LogStorage(Storage):
         data = segment.path.read_bytes()
         everything = list(lines(data))
         found = [line for line in everything if isinstance(line, Line)]
-        limit = _first_seq(self._reader.segments[segment.number + 1])
+        limit = first_seq(self._behind(segment))
         found = [line for line in found if limit is None or line.seq < limit]  # the others were never acknowledged
         gone = {line.seq for line in found if line.body is not None and doomed is not None and doomed(line)}
         if rescued := [put for line in found if line.seq in gone for put in self._alive(segment, line)]:
@@ -435,12 +449,16 @@ class LogStorage(Storage):
         new = write_anew(segment, bodies)
         old = {name: docs.live_in(segment.number) for name, docs in self.tables.items()}
         self._reader.replaced(new)
-        head, effects = self._scan(new, self._reader.segments.get(new.number + 1))
+        head, effects = self._scan(new, self._behind(new))
         write_hint(new.hint, head, effects)
         for name, ids in old.items():
             for doc_id in ids:
-                offset, size, crc = effects[name].places[doc_id]
-                self.tables[name].put(doc_id, Place(new.number, offset, size, crc))
+                place = effects[name].places.get(doc_id) if name in effects else None
+                if place is None:  # its line had rotted
+                    self._found("rot", new.path.name, f"{name} {doc_id} can no longer be read.")
+                    self.tables[name].remove(doc_id)
+                else:
+                    self.tables[name].put(doc_id, Place(new.number, *place))
 
     def _puts(self, line: Line) -> Iterator[tuple[str, int, int, int]]:
         """Table, document, offset in the segment and size of what a line puts."""
@@ -509,26 +527,20 @@ class LogStorage(Storage):
         Raises OSError if what was not synced cannot be.
         """
         try:
-            if self._written and self._writer.failed is None:
-                self._written = False
-                self.commit([])
-                while self.tidy():
-                    pass
-            self._writer.close()
+            try:
+                if self._written and self._writer.failed is None:
+                    self._written = False
+                    self.commit([])
+                    with contextlib.suppress(StoreError):  # a hint only spares a scan
+                        while self.tidy():
+                            pass
+            finally:
+                self._writer.close()
         finally:
             self._reader.close()
             if self._lock:
                 self._lock.close()
                 self._lock = None
-
-
-def _first_seq(segment: Segment) -> int | None:
-    with segment.path.open("rb") as file:
-        data = file.read(1 << 16)
-    first = next((line for line in lines(data) if isinstance(line, Line)), None)
-    if first is None:
-        first = next((line for line in lines(segment.path.read_bytes()) if isinstance(line, Line)), None)
-    return first.seq if first else None
 
 
 class View(Mapping[str, Any]):

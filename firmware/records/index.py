@@ -174,6 +174,7 @@ class Effect:
                 self.loose[number].add(doc_id)
 
     def remove(self, low: int, high: int) -> None:
+        self.last_id = max(self.last_id, high)  # it was given, also where the line that gave it has been erased
         if low == high:
             self._forget(low)
             self.places[low] = (0, 0, 0)

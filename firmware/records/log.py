@@ -22,7 +22,7 @@ import itertools
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +32,8 @@ _AHEAD_BYTES = 1 << 20
 _ZEROS = bytes(_AHEAD_BYTES)
 _HEAD = re.compile(rb"([0-9a-f]{8}) ([0-9a-f]{8}) ([0-9]{12}) ([0-9a-f]{64}) ")
 _HEAD_BYTES = 96
+# Where to look for the next line behind damage: not within a body, which can hold what somebody says, a line too.
+_NEXT_HEAD = re.compile(rb"(?<=[\n\0])" + _HEAD.pattern)
 _NAME = re.compile(r"([0-9]{8})\.([0-9]{1,6})\.log")
 _MOST_OPEN = 64  # files held open for reading
 ORIGIN = "0" * 64  # PREV of the first line
@@ -106,7 +108,7 @@ def lines(data: bytes) -> Iterator[Line | Bad]:
             yield line
             at += line.size
             continue
-        following = next((m.start() for m in _HEAD.finditer(data, at + 1, end) if _line_at(data, m.start())), None)
+        following = next((m.start() for m in _NEXT_HEAD.finditer(data, at + 1, end) if _line_at(data, m.start())), None)
         yield Bad(at, (end if following is None else following) - at, following is None)
         if following is None:
             return
@@ -137,6 +139,19 @@ def segments(directory: Path) -> list[Segment]:
             if found.number not in newest or found.generation > newest[found.number].generation:
                 newest[found.number] = found
     return [newest[number] for number in sorted(newest)]
+
+
+def first_seq(following: Sequence[Segment]) -> int | None:
+    """The number of the first line in these segments; the first ones may hold none."""
+    for segment in following:
+        with segment.path.open("rb") as file:
+            data = file.read(1 << 16)
+        first = next((line for line in lines(data) if isinstance(line, Line)), None)
+        if first is None and data.strip(b"\0"):
+            first = next((line for line in lines(segment.path.read_bytes()) if isinstance(line, Line)), None)
+        if first is not None:
+            return first.seq
+    return None
 
 
 class Reader:
@@ -203,6 +218,10 @@ class Writer:
         self._descriptor, self._ahead = descriptor, size
         self.segment, self.end, self.seq, self.link = segment, end, seq, link
 
+    def leave_out(self, number: int, seq: int, link: str) -> None:
+        """Append to the segment behind this one, which is missing: its number stays free, so that it stays missed."""
+        self.segment, self.end, self.seq, self.link = Segment(number, 0, self._directory), 0, seq, link
+
     def fits(self, body: bytes) -> bool:
         """Whether the body goes into this segment; if not, new_segment() comes first."""
         return self._descriptor >= 0 and (not self.end or self.end + _HEAD_BYTES + len(body) + 1 <= SEGMENT_BYTES)
@@ -237,21 +256,31 @@ class Writer:
         while self.end + len(line) > self._ahead:
             # A full disk is found out here, before anything of the line is written.
             self._write(self._descriptor, _ZEROS, self._ahead)
-            if self._sync:
-                os.fsync(self._descriptor)
+            self._synced(os.fsync)
             self._ahead += _AHEAD_BYTES
         try:
             self._write(self._descriptor, line, self.end)
-            if self._sync:
-                os.fdatasync(self._descriptor)
         except OSError as error:
-            self.failed = f"{self.segment.path} could not be written ({error.strerror})"
+            self._fail(error)
             raise
+        self._synced(os.fdatasync)
         body_offset = self.end + _HEAD_BYTES
         self.seq += 1
         self.link = link_of(self.seq, self.link, hashlib.sha256(body).hexdigest())
         self.end += len(line)
         return body_offset
+
+    def _synced(self, sync: Callable[[int], None]) -> None:
+        if not self._sync:
+            return
+        try:
+            sync(self._descriptor)
+        except OSError as error:
+            self._fail(error)
+            raise
+
+    def _fail(self, error: OSError) -> None:
+        self.failed = f"{error.strerror} in {self.segment.path.name}"
 
     @staticmethod
     def _write(descriptor: int, data: bytes, at: int) -> None:

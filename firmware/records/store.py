@@ -492,7 +492,10 @@ class CallStore(CallReader):
                 if sequence in cursor.settled:
                     continue
                 body = self.storage.doc(f"events.{stream}", sequence)
-                if body is None:  # it can no longer be read; the store's problems say so
+                if body is None:
+                    # It can no longer be read (the store's problems say so), was erased, or is older than this sink.
+                    cursor.settle(sequence)
+                    self._dirty = True
                     continue
                 entries.append(OutboxEntry(stream=stream, sequence=sequence, body=body, state="pending"))
         return entries

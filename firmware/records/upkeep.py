@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from firmware.records.database import LogStorage, Put, StoreError, View, decode, parts
 from firmware.records.evidence import is_signed
-from firmware.records.log import ORIGIN, Bad, Line, Problem, lines, segments, sync_directory
+from firmware.records.log import ORIGIN, Bad, Line, Problem, first_seq, lines, segments, sync_directory
 
 Progress = Callable[[float], None]
 
@@ -41,13 +41,17 @@ def verify(directory: Path, public_key: str | None = None, progress: Progress = 
     known = segments(directory)
     unknown = False  # the link of the last line that was met
     for number, segment in enumerate(known):
-        following = known[number + 1] if number + 1 < len(known) else None
+        limit = first_seq(known[number + 1 :])
         if segment.number != (known[number - 1].number + 1 if number else 1):
             verdict.problems.append(Problem("missing", segment.path.name, "a segment before it is missing."))
-        for line in _acknowledged(segment.path.read_bytes(), following.path if following else None):
+        for line in lines(segment.path.read_bytes()):
             where = f"{segment.path.name} at byte {line.offset}"
+            if isinstance(line, Line) and limit is not None and line.seq >= limit:
+                break  # was never acknowledged
             if isinstance(line, Bad):
-                if line.last and following is None:
+                if line.last and limit == verdict.seq + 1:
+                    continue  # it broke off and was refused, and the next segment has its place
+                if line.last and limit is None:
                     says = f"{line.size} bytes are no whole line: it was being written when the unit stopped."
                     verdict.problems.append(Problem("torn", where, says))
                 else:
@@ -66,17 +70,6 @@ def verify(directory: Path, public_key: str | None = None, progress: Progress = 
             verdict.seq, verdict.link = line.seq, line.link
         progress((number + 1) / len(known))
     return verdict
-
-
-def _acknowledged(data: bytes, following: Path | None) -> Iterator[Line | Bad]:
-    limit = None
-    if following:
-        first = next((each for each in lines(following.read_bytes()) if isinstance(each, Line)), None)
-        limit = first.seq if first else None
-    for line in lines(data):
-        if isinstance(line, Line) and limit is not None and line.seq >= limit:
-            return
-        yield line
 
 
 def _check_signature(verdict: Verdict, line: Line, where: str) -> None:
