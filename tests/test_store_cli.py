@@ -1,0 +1,213 @@
+"""tsuroku store, beside a running unit and without one: checked, found, held, erased, copied and put back."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tinydb import TinyDB
+
+from drivers.virtual import scenario as story
+from firmware.app import STORE, Unit
+from firmware.cli.main import main
+from firmware.local_api import LocalError, ask
+from firmware.records.store import CallReader
+from firmware.simulate import stepped, virtual_settings
+from hw import board
+
+DAY = """title T
+number display
+0.5    call from 03-0000-1234
++8     lift
++5     hang up
++12    call from 090-0000-5678
++9     give up
++12    lift
++1.2   dial 03-0000-1234
++6     hang up
+"""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """What a unit left after three calls, two of them with 03-0000-1234."""
+    stepped(story.parse(DAY, tmp_path / "day.txt"), tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def running(data: Path) -> Iterator[Unit]:
+    """A unit on that folder, its loop answering."""
+    scenario = story.parse("title T\n1.0 lift\n9.0 hang up\n", data.parent / "t.txt")
+    unit = Unit(virtual_settings(scenario, data), board.load("line-tap-1"), live=False)
+    unit.local.start()
+    done = threading.Event()
+
+    def loop() -> None:
+        while not done.wait(0.01):
+            unit.local.answer_all(unit.store.obey)
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    yield unit
+    done.set()
+    thread.join()
+    unit.close()
+
+
+def run(capsys: pytest.CaptureFixture[str], data: Path, *argv: str) -> tuple[int, str]:
+    code = main(["store", argv[0], "--data", str(data), *argv[1:]])
+    captured = capsys.readouterr()
+    return code, captured.out + captured.err
+
+
+def ids(data: Path) -> list[str]:
+    reader = CallReader(data / STORE)
+    try:
+        return [call["call_id"] for call in reader.calls()]
+    finally:
+        reader.close()
+
+
+def everything(data: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(data.rglob("*")) if path.is_file())
+
+
+def test_a_whole_store_verifies_and_is_signed(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = run(capsys, data, "verify")
+    assert code == 0 and "lines follow one another" in said and "signatures are good" in said
+    code, said = run(capsys, data, "verify", "--json")
+    verdict = json.loads(said)
+    assert verdict["good"] and verdict["signatures"] >= 4 and verdict["problems"] == []
+    assert run(capsys, data, "doctor")[0] == 0
+
+
+def test_a_changed_line_is_named(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    segment = data / STORE / "00000001.0.log"
+    text = segment.read_bytes()
+    segment.write_bytes(text.replace(b'"outcome":"missed"', b'"outcome":"answer"', 1))
+    code, said = run(capsys, data, "verify")
+    assert code == 1 and "00000001.0.log at byte" in said and "can no longer be read" in said
+    code, said = run(capsys, data, "doctor")
+    assert code == 1 and "put the segment back from a backup" in said
+
+
+def test_a_chain_that_was_written_anew_fails_against_the_key_known_from_elsewhere(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stepped(story.parse(DAY, tmp_path / "day.txt"), tmp_path / "other")  # the same calls, another unit's key
+    key = json.loads(run(capsys, data, "verify", "--json")[1])["public_key"]
+    assert run(capsys, data, "verify", "--key", key)[0] == 0
+    code, said = run(capsys, tmp_path / "other", "verify", "--key", key)
+    assert code == 1 and "is not the unit's" in said
+
+
+def test_stock_tinydb_opens_an_export(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "all.json"
+    assert run(capsys, data, "export", "--json", str(out))[0] == 0
+    assert out.stat().st_mode & 0o777 == 0o600
+    with TinyDB(out) as stock:
+        assert [call["call_id"] for call in stock.table("calls")] == ids(data)
+        assert len(stock.table("events.call")) > 5
+    code, said = run(capsys, data, "export", "--json", str(out))
+    assert code == 2 and "all.json: cannot be used (File exists)" in said
+
+
+def test_find_shows_both_ways_of_a_call(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = run(capsys, data, "find", "03-0000-1234", "--json")
+    assert code == 0 and [json.loads(line)["direction"] for line in said.splitlines()] == ["incoming", "outgoing"]
+    assert run(capsys, data, "find", "+81300001234", "--json")[1] == said
+    code, said = run(capsys, data, "find", "x")
+    assert code == 2 and "is no telephone number" in said
+
+
+def test_disclosure_copies_records_and_recordings(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, data, "find", "0300001234", "--out", str(tmp_path / "out"))[0] == 0
+    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".flac", ".flac", ".json", ".json"]
+
+
+def test_erased_is_nowhere_any_more(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (incoming, missed, outgoing) = ids(data)
+    code, said = run(capsys, data, "erase", "0300001234", "--yes")
+    assert code == 0 and "2 calls are erased" in said
+    assert ids(data) == [missed]
+    left = everything(data)
+    assert b"0300001234" not in left and b"+81300001234" not in left and b"09000005678" in left
+    assert not list((data / "recordings").rglob(f"{incoming}*"))
+    code, said = run(capsys, data, "verify", "--json")
+    assert code == 0 and json.loads(said)["erased"] > 0
+    assert outgoing not in said
+
+
+def test_an_erasure_wants_a_yes(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = run(capsys, data, "erase", "0300001234")
+    assert code == 2 and "nothing was erased" in said
+    assert len(ids(data)) == 3
+
+
+def test_a_held_call_stays_and_says_so(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    held, _, gone = ids(data)
+    assert run(capsys, data, "hold", held[-8:], "--reason", "the court asks")[0] == 0
+    code, said = run(capsys, data, "erase", "0300001234", "--yes")
+    assert code == 1 and f"{held}: stays, since it is held" in said
+    assert held in ids(data) and gone not in ids(data)
+    assert run(capsys, data, "release", held[-8:])[0] == 0
+    assert run(capsys, data, "erase", "0300001234", "--yes")[0] == 0
+    assert held not in ids(data)
+    code, said = run(capsys, data, "release", ids(data)[0])
+    assert code == 2 and "is not there, or not held" in said
+
+
+def test_the_running_unit_does_it(running: Unit, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    held, _, gone = ids(data)
+    assert run(capsys, data, "hold", held, "--reason", "the court asks")[0] == 0
+    code, said = run(capsys, data, "erase", "0300001234", "--yes")
+    assert code == 1 and "stays, since it is held" in said and "stop the unit and erase again" in said
+    assert gone not in ids(data) and held in ids(data)
+    assert running.store.holds()[held]["reason"] == "the court asks"
+    while any(not doc["purged"] for doc in running.store.storage.read()["tombstones"].values()):  # type: ignore[index]
+        running.store.upkeep()
+    log = (data / STORE / "00000001.1.log").read_text()
+    assert f'"{held}","line"' in log and f'"{gone}","line"' not in log
+
+
+def test_a_unit_that_does_not_answer_is_a_sentence(data: Path) -> None:
+    with pytest.raises(LocalError, match=r"The running unit cannot be asked \(No such file or directory\)"):
+        ask(data, {"do": "hold"})
+
+
+def test_an_unknown_request_is_answered(running: Unit, data: Path) -> None:
+    with pytest.raises(LocalError, match="knows no request 'fly'"):
+        ask(data, {"do": "fly"})
+    assert (data / "unit.sock").stat().st_mode & 0o777 == 0o600
+
+
+def test_backup_beside_a_running_unit_and_restore(
+    running: Unit, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "usb"
+    code, said = run(capsys, data, "backup", str(target))
+    assert code == 0 and "3 recordings" not in said and "recordings copied" in said
+    assert "0 recordings copied" in run(capsys, data, "backup", str(target))[1]  # nothing new
+    new = tmp_path / "new"
+    code, said = run(capsys, new, "restore", str(target))
+    assert code == 0
+    assert ids(new) == ids(data)
+    assert running.store.store_id not in said
+    assert run(capsys, new, "verify")[0] == 0
+    code, said = run(capsys, new, "restore", str(target))
+    assert code == 2 and "holds a store" in said
+    code, said = run(capsys, new, "backup", str(target))
+    assert code == 2 and "holds a backup of another store" in said
+    assert run(capsys, tmp_path / "empty", "restore", str(tmp_path))[0] == 2
+
+
+def test_no_store_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for action in ("verify", "doctor"):
+        code, said = run(capsys, tmp_path, action)
+        assert code == 2 and "there is no store here yet" in said
