@@ -310,21 +310,21 @@ class LogStorage(Storage):
     def _bytes(self, name: str, doc_id: int, place: Place) -> bytes | None:
         try:
             data = self._reader.read(place.segment, place.offset, place.size)
-        except FileNotFoundError:
-            if self.writable:
-                raise
-            self._open()  # the segment was written anew since this reader opened
-            again = self.tables[name].place(doc_id) if name in self.tables else None
+        except OSError as error:
+            again = self._again(name, doc_id) if isinstance(error, FileNotFoundError) and not self.writable else None
             if again is None:
+                self._lost(name, doc_id, place, error.strerror or str(error))
                 return None
             data, place = self._reader.read(again.segment, again.offset, again.size), again
-        except OSError as error:
-            self._lost(name, doc_id, place, error.strerror or str(error))
-            return None
         if zlib.crc32(data) != place.crc:
             self._lost(name, doc_id, place, "its checksum fails")
             return None
         return data
+
+    def _again(self, name: str, doc_id: int) -> Place | None:
+        """Where a document lies now that its segment was written anew, since this reader opened."""
+        self._open()
+        return self.tables[name].place(doc_id) if name in self.tables else None
 
     def _lost(self, name: str, doc_id: int, place: Place, why: str) -> None:
         where = f"{self._reader.segments[place.segment].path.name} at byte {place.offset}"
