@@ -37,6 +37,7 @@ _REMEDY = {
     "missing": "Put the file back from a backup; the calls in it are not listed until then.",
     "chain": "Lines were taken out or changed: compare with a backup and with the checkpoints your broker keeps.",
     "signature": "The store was signed with another key, or changed: compare with the key the unit publishes.",
+    "failed": "Copy the store away (`tsuroku store backup`) and change the card: it may be failing.",
     "torn": "It had not been acknowledged, so nothing is lost: there is nothing to do.",
 }
 

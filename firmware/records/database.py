@@ -388,7 +388,9 @@ class LogStorage(Storage):
     def revive(self) -> None:
         """After a failed write: go on in a new segment. Raises StoreError while the disk refuses that too."""
         if self._writer.failed:
+            where = self._writer.segment.path.name
             self._in_words(self._new_segment)
+            self._found("failed", where, "the disk refused a write: what had been acknowledged is there.")
 
     # -- upkeep: never in a hurry, a segment at a time
 

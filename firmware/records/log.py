@@ -80,7 +80,7 @@ class Segment(NamedTuple):
 class Problem:
     """Something in the store that is not as it was written; one sentence for people."""
 
-    kind: str  # "rot", "torn", "missing", "chain"
+    kind: str  # "rot", "torn", "missing", "chain", "signature", "failed"
     where: str
     says: str
 
