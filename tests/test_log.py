@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -460,14 +460,14 @@ def test_a_failing_end_gives_everything_free(tmp_path: Path, mocker: MockerFixtu
     assert numbers(tmp_path) == [1]
 
 
-def with_a_file_system(tmp_path: Path, test: str) -> None:
-    """Run a function of this module in a process that has a small file system of its own: test(its path)."""
+def with_a_file_system(tmp_path: Path, test: Callable[[Path], None]) -> None:
+    """Run a test module's function in a process that has a file system of 4 MiB of its own: test(its path)."""
     private = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(tmp_path)]
     able = subprocess.run([*private, *mount], capture_output=True, text=True, check=False)
     if able.returncode:
         pytest.skip(f"no file system can be mounted here: {able.stderr.strip()}")
-    code = f"import sys, pathlib, tests.test_log; tests.test_log.{test}(pathlib.Path(sys.argv[1]))"
+    code = f"import sys, pathlib, {test.__module__} as module; module.{test.__name__}(pathlib.Path(sys.argv[1]))"
     script = f'{" ".join(mount[:-1])} "$1" && exec "$2" -c "$3" "$1"'
     subprocess.run([*private, "sh", "-c", script, "sh", tmp_path, sys.executable, code], check=True, cwd=ROOT)
 
@@ -550,8 +550,8 @@ def becomes_read_only(path: Path) -> None:
 @pytest.mark.parametrize(
     "test", [fills_up, has_no_room_for_a_segment, becomes_read_only], ids=lambda test: test.__name__
 )
-def test_a_file_system_that(tmp_path: Path, test: object) -> None:
-    with_a_file_system(tmp_path, getattr(test, "__name__", ""))
+def test_a_file_system_that(tmp_path: Path, test: Callable[[Path], None]) -> None:
+    with_a_file_system(tmp_path, test)
 
 
 def test_a_writer_that_syncs_nothing_before_the_end_syncs_all_of_it_then(tmp_path: Path, mocker: MockerFixture) -> None:

@@ -174,7 +174,7 @@ class LogStorage(Storage):
 
     def _missing(self, beside: Segment, low: int, high: int) -> None:
         which = f"segment {low} is" if low == high else f"segments {low} to {high} are"
-        self._found("missing", beside.path.name, f"{which} missing beside it; put back a backup.")
+        self._found(Problem("missing", beside.path.name, f"{which} missing beside it; put back a backup."))
 
     def _load(self, segment: Segment, following: Sequence[Segment]) -> int:
         """Apply a segment. Returns where its last line ends."""
@@ -206,10 +206,12 @@ class LogStorage(Storage):
         """The segment's first line must follow the last one of the segment before."""
         if head["first_seq"] is not None:
             if head["first_seq"] != self.seq + 1:
-                lost = head["first_seq"] - self.seq - 1
-                self._found("chain", segment.path.name, f"{lost} lines before it are missing.")
+                says = f"line {head['first_seq']} stands where line {self.seq + 1} belongs."
+                self._found(Problem("chain", segment.path.name, says))
             elif head["first_prev"] != self.link:
-                self._found("chain", segment.path.name, "does not follow the line before it: that one was changed.")
+                self._found(
+                    Problem("chain", segment.path.name, "does not follow the line before it: that one was changed.")
+                )
             self.seq, self.link = head["last_seq"], head["last_link"]
 
     def _scan(
@@ -221,30 +223,34 @@ class LogStorage(Storage):
         effects: dict[str, Effect] = {}
         before: Line | None = None
         first: Line | None = None
-        end, problems, at = 0, len(self.problems), None
-        rotten = False
+        end, at, rotten = 0, None, False
+        wrong: list[Problem] = []
         for line in lines(data):
             where = f"{segment.path.name} at byte {line.offset}"
             if isinstance(line, Bad):
                 last_seq = before.seq if before else last_seq
                 seq = limit if last_seq is None else last_seq + 1
                 if line.last and limit is None:
-                    self._found("torn", where, f"{line.size} bytes are no whole line: it was being written at the end.")
+                    wrong.append(
+                        Problem("torn", where, f"{line.size} bytes are no whole line: it was being written at the end.")
+                    )
                 elif not (line.last and limit == seq):  # else it broke off and was refused, and the next one took on
-                    self._found("rot", where, f"line {seq} can no longer be read.")
+                    wrong.append(Problem("rot", where, f"line {seq} can no longer be read."))
                 rotten = True
                 continue
             if limit is not None and line.seq >= limit:
                 break  # was never acknowledged
             if before and line.seq == before.seq + 1 and line.prev != before.link:
-                self._found("chain", where, "does not follow the line before it.")
+                wrong.append(Problem("chain", where, "does not follow the line before it."))
             elif before and line.seq != before.seq + 1 and not rotten:
-                self._found("chain", where, f"{line.seq - before.seq - 1} lines before it are missing.")
+                wrong.append(Problem("chain", where, f"line {line.seq} stands where line {before.seq + 1} belongs."))
             rotten = False
             first = first or line
             before, end = line, line.offset + line.size
             if line.body is not None:
                 at = self._effect(line, effects) or at
+        for problem in wrong:
+            self._found(problem)
         head = {
             "bytes": len(data),
             "end": end,
@@ -253,7 +259,7 @@ class LogStorage(Storage):
             "last_seq": before.seq if before else None,
             "last_link": before.link if before else None,
             "last_at": at,
-            "problems": len(self.problems) - problems,
+            "problems": len(wrong),
         }
         return head, effects
 
@@ -276,8 +282,7 @@ class LogStorage(Storage):
                     at += size + 1
         return head.get("at")
 
-    def _found(self, kind: str, where: str, says: str) -> None:
-        problem = Problem(kind, where, says)
+    def _found(self, problem: Problem) -> None:
         if len(self.problems) < _MOST_PROBLEMS and problem not in self.problems:
             self.problems.append(problem)
 
@@ -330,7 +335,7 @@ class LogStorage(Storage):
         where = f"{self._reader.segments[place.segment].path.name} at byte {place.offset}"
         says = f"{name} {doc_id} can no longer be read ({why})."
         if not any(problem.where == where for problem in self.problems):
-            self._found("rot", where, says)
+            self._found(Problem("rot", where, says))
 
     # -- writing
 
@@ -457,7 +462,7 @@ class LogStorage(Storage):
             for doc_id in ids:
                 place = effects[name].places.get(doc_id) if name in effects else None
                 if place is None:  # its line had rotted
-                    self._found("rot", new.path.name, f"{name} {doc_id} can no longer be read.")
+                    self._found(Problem("rot", new.path.name, f"{name} {doc_id} can no longer be read."))
                     self.tables[name].remove(doc_id)
                 else:
                     self.tables[name].put(doc_id, Place(new.number, *place))
