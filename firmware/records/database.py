@@ -395,7 +395,7 @@ class LogStorage(Storage):
         if self._writer.failed:
             where = self._writer.segment.path.name
             self._in_words(self._new_segment)
-            self._found("failed", where, "the disk refused a write: what had been acknowledged is there.")
+            self._found(Problem("failed", where, "the disk refused a write: what had been acknowledged is there."))
 
     # -- upkeep: never in a hurry, a segment at a time
 
@@ -457,7 +457,8 @@ class LogStorage(Storage):
         old = {name: docs.live_in(segment.number) for name, docs in self.tables.items()}
         self._reader.replaced(new)
         head, effects = self._scan(new, self._behind(new))
-        write_hint(new.hint, head, effects)
+        if not head["problems"]:
+            write_hint(new.hint, head, effects)
         for name, ids in old.items():
             for doc_id in ids:
                 place = effects[name].places.get(doc_id) if name in effects else None
