@@ -17,7 +17,19 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from drivers.virtual.broker import BrokerUnavailable
 from drivers.virtual.sound import SoundError
-from tests.bench import caller_id_latency, cpu, detectors, dtmf, false_facts, lift, listen, memory, sensitivity, stepped
+from tests.bench import (
+    caller_id_latency,
+    cpu,
+    detectors,
+    dtmf,
+    false_facts,
+    lift,
+    listen,
+    memory,
+    sensitivity,
+    stepped,
+    store,
+)
 from tests.bench.report import Table
 
 _BENCHES = {
@@ -32,6 +44,7 @@ _BENCHES = {
     "levels": sensitivity.levels,
     "memory": memory.bench,
     "cpu": cpu.bench,
+    "store": store.bench,
 }
 _RESULTS = Path(__file__).parent / "results"
 
