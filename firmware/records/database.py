@@ -20,8 +20,21 @@ from tinydb.queries import QueryInstance, QueryLike
 from tinydb.storages import Storage
 from tinydb.table import Document, Table
 
-from firmware.records.index import Doc, Docs, Effect, Index, Place, names, read_hint, second, text_key, write_hint
+from firmware.records.index import (
+    Doc,
+    Docs,
+    Effect,
+    Index,
+    Place,
+    names,
+    read_hint,
+    second,
+    text_key,
+    write_hint,
+)
 from firmware.records.log import (
+    OFFSET_BITS,
+    OFFSETS,
     ORIGIN,
     Bad,
     Line,
@@ -38,6 +51,9 @@ from firmware.records.log import (
 
 _LAST_KEY = (1 << 32) - 1
 _MOST_PROBLEMS = 1000
+_CLOSE = 16384  # bytes between two documents
+_AHEAD = 65536  # bytes that are read at once
+_SPACE = ord(" ")  # before a document that orjson refuses
 
 
 class StoreError(OSError):
@@ -76,8 +92,8 @@ def encode(doc: Mapping[str, Any]) -> bytes:
         return b" " + json.dumps(doc, separators=(",", ":")).encode()
 
 
-def decode(data: bytes) -> Any:
-    return json.loads(data) if data.startswith(b" ") else orjson.loads(data)
+def decode(data: bytes | memoryview) -> Any:
+    return json.loads(bytes(data)) if data[0] == _SPACE else orjson.loads(data)
 
 
 def compose(changes: Sequence[Change], stamp: object = None) -> tuple[bytes, list[bytes]]:
@@ -298,41 +314,65 @@ class LogStorage(Storage):
         return {name: View(self, name) for name in self.tables} or None
 
     def doc(self, name: str, doc_id: int) -> Doc | None:
-        docs = self.tables.get(name)
-        place = docs.place(doc_id) if docs else None
-        return None if place is None else self._read(name, doc_id, place)
+        data = self.raw(name, doc_id)
+        return None if data is None else cast(Doc, decode(data))
 
     def raw(self, name: str, doc_id: int) -> bytes | None:
         """A document's JSON, as it lies on the disk; None also for one that can no longer be read."""
         docs = self.tables.get(name)
-        place = docs.place(doc_id) if docs else None
-        return None if place is None else self._bytes(name, doc_id, place)
-
-    def _read(self, name: str, doc_id: int, place: Place) -> Doc | None:
-        data = self._bytes(name, doc_id, place)
-        return None if data is None else cast(Doc, decode(data))
-
-    def _bytes(self, name: str, doc_id: int, place: Place) -> bytes | None:
+        where = docs.where(doc_id) if docs else None
+        if where is None:
+            return None
+        start, size, crc = where
         try:
-            data = self._reader.read(place.segment, place.offset, place.size)
+            data = self._reader.read(start, size)
         except OSError as error:
             again = self._again(name, doc_id) if isinstance(error, FileNotFoundError) and not self.writable else None
             if again is None:
-                self._lost(name, doc_id, place, error.strerror or str(error))
+                self._lost(name, doc_id, start, error.strerror or str(error))
                 return None
-            data, place = self._reader.read(again.segment, again.offset, again.size), again
-        if zlib.crc32(data) != place.crc:
-            self._lost(name, doc_id, place, "its checksum fails")
+            start, size, crc = again
+            data = self._reader.read(start, size)
+        if zlib.crc32(data) != crc:
+            self._lost(name, doc_id, start, "its checksum fails")
             return None
         return data
 
-    def _again(self, name: str, doc_id: int) -> Place | None:
+    def _again(self, name: str, doc_id: int) -> tuple[int, int, int] | None:
         """Where a document lies now that its segment was written anew, since this reader opened."""
         self._open()
-        return self.tables[name].place(doc_id) if name in self.tables else None
+        return self.tables[name].where(doc_id) if name in self.tables else None
 
-    def _lost(self, name: str, doc_id: int, place: Place, why: str) -> None:
-        where = f"{self._reader.segments[place.segment].path.name} at byte {place.offset}"
+    def documents(self, name: str, ids: Iterable[int]) -> Iterator[tuple[int, Doc]]:
+        """Those of these documents that can be read. Where one lies close behind the other, many are read at once."""
+        docs = self.tables.get(name)
+        if docs is None:
+            return
+        find, read, crc32 = docs.where, self._reader.read, zlib.crc32
+        ahead, ahead_start, end = b"", 0, 0
+        for doc_id in ids:
+            where = find(doc_id)
+            if where is None:
+                continue
+            start, size, crc = where
+            at = start - ahead_start
+            if not 0 <= at <= len(ahead) - size:
+                try:
+                    if 0 <= start - end <= _CLOSE:
+                        ahead, ahead_start, at = read(start, max(size, _AHEAD)), start, 0
+                    else:
+                        ahead, ahead_start, at = read(start, size), start, 0
+                except OSError:
+                    ahead, at = b"", 0
+            end = start + size
+            data = ahead[at : at + size]
+            # What is not as it was written is looked for once more by itself, which also tells of its loss.
+            doc = decode(data) if crc32(data) == crc else self.doc(name, doc_id)
+            if doc is not None:
+                yield doc_id, doc
+
+    def _lost(self, name: str, doc_id: int, start: int, why: str) -> None:
+        where = f"{self._reader.segments[start >> OFFSET_BITS].path.name} at byte {start & OFFSETS}"
         says = f"{name} {doc_id} can no longer be read ({why})."
         if not any(problem.where == where for problem in self.problems):
             self._found(Problem("rot", where, says))
@@ -381,8 +421,7 @@ class LogStorage(Storage):
     def _put(self, change: Put, place: Place) -> None:
         docs = self._docs(change.table)
         if docs.indexes:
-            old = docs.place(change.doc_id)
-            before = self._read(change.table, change.doc_id, old) if old else None
+            before = self.doc(change.table, change.doc_id)
             docs.key(change.doc_id, cast(Doc, change.doc), before)
         docs.put(change.doc_id, place)
 
@@ -579,10 +618,7 @@ class View(Mapping[str, Any]):
 
     def documents(self) -> Iterator[tuple[int, Doc]]:
         """In order of their numbers; what can no longer be read is left out."""
-        for doc_id in self._ids():
-            doc = self._storage.doc(self._name, doc_id)
-            if doc is not None:
-                yield doc_id, doc
+        return self._storage.documents(self._name, self._ids())
 
     def items(self) -> Any:
         return ((str(doc_id), doc) for doc_id, doc in self.documents())
@@ -690,22 +726,12 @@ class LogTable(Table):
     def __len__(self) -> int:
         return len(self._read_table())
 
-    def _matching(self, cond: QueryLike) -> Iterator[Document]:
-        """In order of their numbers."""
-        log = cast(LogStorage, self._log)
-        ids = (
-            candidates(log.tables.get(self.name), getattr(cond, "_hash", None))
-            if isinstance(cond, QueryInstance)
-            else None
-        )
-        if ids is None:
-            found: Iterable[tuple[int, Doc]] = View(log, self.name).documents()
-        else:
-            name = self.name
-            found = ((doc_id, doc) for doc_id in ids if (doc := log.doc(name, doc_id)) is not None)
-        for doc_id, doc in found:
-            if cond(doc):
-                yield self.document_class(doc, self.document_id_class(doc_id))
+    def _possible(self, cond: QueryLike) -> Iterator[tuple[int, Doc]]:
+        """The documents that a query may match, in order of their numbers; it must be asked of each."""
+        log, name = cast(LogStorage, self._log), self.name
+        docs = log.tables.get(name)
+        ids = candidates(docs, cond._hash) if docs and isinstance(cond, QueryInstance) else None
+        return log.documents(name, ids if ids is not None else docs.ids() if docs else ())
 
     def search(self, cond: QueryLike) -> list[Document]:
         if self._log is None or self._read_table.__func__ is not LogTable._read_table:  # type: ignore[attr-defined]
@@ -713,34 +739,36 @@ class LogTable(Table):
         cached = self._query_cache.get(cond)
         if cached is not None:
             return cached[:]
-        docs = list(self._matching(cond))
+        document, number = self.document_class, self.document_id_class
+        docs = [document(doc, number(doc_id)) for doc_id, doc in self._possible(cond) if cond(doc)]
         is_cacheable: Callable[[], bool] = getattr(cond, "is_cacheable", lambda: True)
         if is_cacheable() and len(docs) <= _MOST_CACHED:
             self._query_cache[cond] = docs[:]
         return docs
 
     def get(self, cond: Any = None, doc_id: Any = None, doc_ids: Any = None) -> Any:
-        log = self._log
-        if log is None:
+        log = self._storage
+        if not isinstance(log, LogStorage):
             return super().get(cond, doc_id, doc_ids)
         if doc_id is not None:
-            doc = log.doc(self.name, doc_id)
+            doc = log.doc(self._name, doc_id)
             return None if doc is None else self.document_class(doc, doc_id)
         if doc_ids is not None:
-            found = ((each, log.doc(self.name, each)) for each in sorted(set(map(int, doc_ids))))
-            return [self.document_class(doc, self.document_id_class(each)) for each, doc in found if doc is not None]
+            found = log.documents(self.name, sorted(set(map(int, doc_ids))))
+            return [self.document_class(doc, self.document_id_class(each)) for each, doc in found]
         if cond is not None:
-            return next(self._matching(cond), None)
+            found = self._possible(cond)
+            return next((self.document_class(doc, self.document_id_class(e)) for e, doc in found if cond(doc)), None)
         raise RuntimeError("You have to pass either cond or doc_id or doc_ids")
 
     def update(self, fields: Any, cond: Any = None, doc_ids: Any = None) -> list[int]:
         if cond is not None and doc_ids is None and self._log is not None:
-            doc_ids = [doc.doc_id for doc in self._matching(cond)]
+            doc_ids = [doc_id for doc_id, doc in self._possible(cond) if cond(doc)]
         return super().update(fields, None if doc_ids is not None else cond, doc_ids)
 
     def remove(self, cond: Any = None, doc_ids: Any = None) -> list[int]:
         if cond is not None and doc_ids is None and self._log is not None:
-            doc_ids = [doc.doc_id for doc in self._matching(cond)]
+            doc_ids = [doc_id for doc_id, doc in self._possible(cond) if cond(doc)]
         return super().remove(None if doc_ids is not None else cond, doc_ids)
 
 
@@ -787,9 +815,9 @@ def _narrowest(docs: Docs, all_of: Sequence[object]) -> list[int] | None:
         found: list[int] | None = None
         match condition:
             case ("==", tuple() as path, str() as value):
-                found = _equal(docs, path, [value])
+                found = _equal(docs, path, value)
             case ("one_of", tuple() as path, tuple() as values) if all(isinstance(value, str) for value in values):
-                found = _equal(docs, path, values)
+                found = _equal(docs, path, *values)
             case ("or", frozenset()):
                 found = candidates(docs, condition)
             case (("<" | "<="), tuple() as path, str() as value) if (at := second(value)) is not None:
@@ -803,7 +831,7 @@ def _narrowest(docs: Docs, all_of: Sequence[object]) -> list[int] | None:
         if found is not None and (best is None or len(found) < len(best)):
             best = found
     for path, (low, high) in ranges.items():
-        number = next((n for n, index in enumerate(docs.indexes) if index.path == path and index.kind == "time"), None)
+        number = docs.numbers.get(("time", path))
         if number is not None and (best is None or len(best) > _FEW):
             found = docs.find(number, low, high)
             best = found if best is None or len(found) < len(best) else best
@@ -813,8 +841,11 @@ def _narrowest(docs: Docs, all_of: Sequence[object]) -> list[int] | None:
 _FEW = 64  # so few documents are read sooner than narrowed down
 
 
-def _equal(docs: Docs, path: tuple[str, ...], values: Sequence[str]) -> list[int] | None:
-    number = next((n for n, index in enumerate(docs.indexes) if index.path == path and index.kind == "equal"), None)
+def _equal(docs: Docs, path: tuple[str, ...], *values: str) -> list[int] | None:
+    number = docs.numbers.get(("equal", path))
     if number is None:
         return None
-    return sorted({doc_id for value in values for key in [text_key(value)] for doc_id in docs.find(number, key, key)})
+    keys = [text_key(value) for value in values]
+    if len(keys) == 1:
+        return docs.find(number, keys[0], keys[0])
+    return sorted({doc_id for key in keys for doc_id in docs.find(number, key, key)})

@@ -20,13 +20,13 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from firmware.records.log import OFFSET_BITS, OFFSETS
+
 Keypath = tuple[str, ...]
 Doc = dict[str, Any]
 _MERGE = 8192  # keys in the small list before they go into the big array
 _ID_BITS = 32
 IDS = (1 << _ID_BITS) - 1
-OFFSET_BITS = 40
-OFFSETS = (1 << OFFSET_BITS) - 1
 _SPARSE = 65536  # a number this far beyond the count of documents is kept apart
 _HINT_FORMAT = 1
 _HINT_MAGIC = b"tsuroku hint\n"
@@ -214,6 +214,8 @@ class Docs:
 
     def __init__(self, indexes: Sequence[Index]) -> None:
         self.indexes = tuple(indexes)
+        # Which index a query can use.
+        self.numbers = {(index.kind, index.path): n for n, index in enumerate(self.indexes) if index.of is None}
         self.clear()
 
     def clear(self) -> None:
@@ -224,18 +226,23 @@ class Docs:
         self.count = 0
         self.last_id = 0  # the highest number ever given, since the table was cleared
 
-    def place(self, doc_id: int) -> Place | None:
+    def where(self, doc_id: int) -> tuple[int, int, int] | None:
+        """Its start, size and CRC. A start is `segment << OFFSET_BITS | offset`."""
         try:
             size = self._size[doc_id] if doc_id >= 0 else 0
         except (IndexError, TypeError):
             size = 0
         if size:
-            start = self._start[doc_id]
-            return Place(start >> OFFSET_BITS, start & OFFSETS, size, self._crc[doc_id])
-        return self._odd.get(doc_id) if self._odd else None
+            return self._start[doc_id], size, self._crc[doc_id]
+        odd = self._odd.get(doc_id) if self._odd else None
+        return None if odd is None else (odd.segment << OFFSET_BITS | odd.offset, odd.size, odd.crc)
+
+    def place(self, doc_id: int) -> Place | None:
+        where = self.where(doc_id)
+        return None if where is None else Place(where[0] >> OFFSET_BITS, where[0] & OFFSETS, where[1], where[2])
 
     def put(self, doc_id: int, place: Place) -> None:
-        if self.place(doc_id) is None:
+        if self.where(doc_id) is None:
             self.count += 1
         self.last_id = max(self.last_id, doc_id)
         if not 0 <= doc_id < len(self._size):
@@ -258,7 +265,7 @@ class Docs:
         self._size[doc_id], self._crc[doc_id] = place.size, place.crc
 
     def remove(self, doc_id: int) -> None:
-        if self.place(doc_id) is None:
+        if self.where(doc_id) is None:
             return
         self.count -= 1
         if self._odd.pop(doc_id, None) is None:
@@ -310,9 +317,11 @@ class Docs:
         return top if self.count else None
 
     def find(self, number: int, low: int, high: int) -> list[int]:
-        """Documents that index `number` may hold between two keys; every one that does is among them. Ascending."""
-        found = {*self.keys[number].find(low, high), *self.loose[number], *self._odd}
-        return sorted(doc_id for doc_id in found if self.place(doc_id) is not None)
+        """Documents that index `number` may hold between two keys; every one that does is among them. Ascending.
+
+        Some may be there no more.
+        """
+        return sorted({*self.keys[number].find(low, high), *self.loose[number], *self._odd})
 
     def live_in(self, segment: int) -> list[int]:
         """The documents that lie in a segment."""

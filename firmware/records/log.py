@@ -35,7 +35,9 @@ _HEAD_BYTES = 96
 # Where to look for the next line behind damage: not within a body, which can hold what somebody says, a line too.
 _NEXT_HEAD = re.compile(rb"(?<=[\n\0])" + _HEAD.pattern)
 _NAME = re.compile(r"([0-9]{8})\.([0-9]{1,6})\.log")
-_MOST_OPEN = 64  # files held open for reading
+OFFSET_BITS = 40
+OFFSETS = (1 << OFFSET_BITS) - 1
+_MOST_OPEN = 512  # files held open for reading
 ORIGIN = "0" * 64  # PREV of the first line
 
 
@@ -161,11 +163,13 @@ class Reader:
         self.segments = {segment.number: segment for segment in known}
         self._open: dict[int, int] = {}
 
-    def read(self, number: int, offset: int, size: int) -> bytes:
+    def read(self, start: int, size: int) -> bytes:
+        """start: segment << OFFSET_BITS | offset."""
+        number = start >> OFFSET_BITS
         descriptor = self._open.get(number)
         if descriptor is None:
             descriptor = self._opened(number)
-        return os.pread(descriptor, size, offset)
+        return os.pread(descriptor, size, start & OFFSETS)
 
     def _opened(self, number: int) -> int:
         if len(self._open) >= _MOST_OPEN:
