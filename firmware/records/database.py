@@ -45,6 +45,8 @@ from firmware.records.log import (
     erased,
     first_seq,
     lines,
+    make_directory,
+    remove_leftovers,
     segments,
     write_anew,
 )
@@ -158,7 +160,7 @@ class LogStorage(Storage):
     # -- opening
 
     def _take_lock(self) -> None:
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(self.directory)
         self._lock = (self.directory / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -169,6 +171,8 @@ class LogStorage(Storage):
 
     def _open(self) -> None:
         known = segments(self.directory)
+        if self.writable:
+            remove_leftovers(self.directory, known)
         self.tables, self._reader = {}, Reader(known)
         self.seq, self.link, self.last_at = 0, ORIGIN, None
         expected, end = 1, 0

@@ -13,6 +13,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from firmware.records.log import make_directory, sync_directory
+
 _RAW = serialization.Encoding.Raw, serialization.PublicFormat.Raw
 
 
@@ -43,7 +45,7 @@ class Signer:
         text = Ed25519PrivateKey.generate().private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path.parent)
         part = path.with_suffix(".part")
         part.unlink(missing_ok=True)
         descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
@@ -52,6 +54,7 @@ class Signer:
             file.flush()
             os.fsync(descriptor)
         part.rename(path)
+        sync_directory(path.parent)
         return text
 
     def checkpoint(self, store_id: str, seq: int, link: str, calls: int, at: str | None) -> dict[str, Any]:

@@ -321,7 +321,29 @@ def write_anew(segment: Segment, bodies: Iterator[tuple[Line, bytes]]) -> Segmen
     sync_directory(segment.path.parent)
     segment.path.unlink()
     segment.hint.unlink(missing_ok=True)
+    sync_directory(segment.path.parent)  # what was erased does not come back
     return new
+
+
+def remove_leftovers(directory: Path, known: list[Segment]) -> None:
+    """What a power cut has left of write_anew(): generations that have a newer one, and files that are not whole."""
+    newest = {segment.path for segment in known}
+    left = [path for path in directory.glob("*.log") if _NAME.fullmatch(path.name) and path not in newest]
+    left += [path.with_suffix(".hint") for path in left]
+    left += [*directory.glob("*.part"), *directory.glob("*.newhint")]
+    for path in left:
+        path.unlink(missing_ok=True)
+    if left:
+        sync_directory(directory)
+
+
+def make_directory(path: Path, mode: int = 0o700) -> None:
+    """With its name on the disk: what is synced in a folder is lost if the folder's own name is."""
+    if path.is_dir():
+        return
+    make_directory(path.parent, 0o777)
+    path.mkdir(mode, exist_ok=True)
+    sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:

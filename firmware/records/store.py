@@ -20,7 +20,7 @@ from firmware.core.outbox import OutboxEntry
 from firmware.records.database import Change, LogStorage, Put, Remove, StoreError, View
 from firmware.records.evidence import Signer
 from firmware.records.index import Index, second, text_key
-from firmware.records.log import Problem
+from firmware.records.log import Problem, make_directory
 from firmware.records.migrate import OLD_FILE, migrate
 from firmware.records.upkeep import purge
 
@@ -211,7 +211,7 @@ class CallStore(CallReader):
         self._source, self._boot_id = source, boot_id
         self._raw_clock = read_clock
         self._shift_ns = 0  # what an unset clock is behind the last time that is written here
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path.parent)
         # The old store that was found damaged here and not taken away since; a new one was begun in its place.
         self.set_aside = migrate(path, INDEXES)
         self._boot = 0

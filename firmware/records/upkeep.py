@@ -13,7 +13,17 @@ from typing import IO, Any
 
 from firmware.records.database import LogStorage, Put, StoreError, View, decode, parts
 from firmware.records.evidence import is_signed
-from firmware.records.log import ORIGIN, Bad, Line, Problem, first_seq, lines, segments, sync_directory
+from firmware.records.log import (
+    ORIGIN,
+    Bad,
+    Line,
+    Problem,
+    first_seq,
+    lines,
+    make_directory,
+    segments,
+    sync_directory,
+)
 
 Progress = Callable[[float], None]
 
@@ -108,7 +118,7 @@ def backup(directory: Path, target: Path, progress: Progress = lambda part: None
 
     The copy is a store: restore() puts it back. Raises OSError; StoreError where target holds another store.
     """
-    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directory(target)
     source = LogStorage(directory, writable=False)
     ours = source.doc("meta", 1)
     source.close()
