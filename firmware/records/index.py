@@ -325,11 +325,12 @@ class Docs:
 
     def live_in(self, segment: int) -> list[int]:
         """The documents that lie in a segment."""
-        if not self._start:
-            return []
-        starts = np.frombuffer(self._start, np.uint64) >> np.uint64(OFFSET_BITS)
-        there = np.flatnonzero((starts == np.uint64(segment)) & (np.frombuffer(self._size, np.uint32) > 0))
-        return [*there.tolist(), *(odd for odd, place in self._odd.items() if place.segment == segment)]
+        there: list[int] = []
+        if self._start:
+            starts = np.frombuffer(self._start, np.uint64) >> np.uint64(OFFSET_BITS)
+            lie = (starts == np.uint64(segment)) & (np.frombuffer(self._size, np.uint32) > 0)
+            there = np.flatnonzero(lie).tolist()
+        return [*there, *(odd for odd, place in self._odd.items() if place.segment == segment)]
 
     def moved(self, doc_id: int, place: Place) -> None:
         """The same document, elsewhere."""
