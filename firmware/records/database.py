@@ -477,6 +477,9 @@ class LogStorage(Storage):
         done for less than this part of the segment, unless a line is doomed. The chain stays whole. Returns the bytes
         that were freed. Raises StoreError.
         """
+        size = segment.path.stat().st_size
+        if doomed is None and sum(docs.bytes_in(segment.number) for docs in self.tables.values()) > (1 - least) * size:
+            return 0
         data = segment.path.read_bytes()
         everything = list(lines(data))
         found = [line for line in everything if isinstance(line, Line)]

@@ -210,7 +210,10 @@ class Effect:
 
 
 class Docs:
-    """One table: where each document lies. Numbers that do not fit an array are kept in a dictionary."""
+    """One table: where each document lies. Numbers that do not fit the arrays are kept in a dictionary.
+
+    The arrays begin at the number `first`, so that a table whose oldest documents go (events) stays small.
+    """
 
     def __init__(self, indexes: Sequence[Index]) -> None:
         self.indexes = tuple(indexes)
@@ -219,6 +222,7 @@ class Docs:
         self.clear()
 
     def clear(self) -> None:
+        self.first = 1
         self._start, self._size, self._crc = array("Q"), array("I"), array("I")
         self._odd: dict[int, Place] = {}
         self.keys = [Keys() for _ in self.indexes]
@@ -228,12 +232,13 @@ class Docs:
 
     def where(self, doc_id: int) -> tuple[int, int, int] | None:
         """Its start, size and CRC. A start is `segment << OFFSET_BITS | offset`."""
+        at = doc_id - self.first
         try:
-            size = self._size[doc_id] if doc_id >= 0 else 0
+            size = self._size[at] if at >= 0 else 0
         except (IndexError, TypeError):
             size = 0
         if size:
-            return self._start[doc_id], size, self._crc[doc_id]
+            return self._start[at], size, self._crc[at]
         odd = self._odd.get(doc_id) if self._odd else None
         return None if odd is None else (odd.segment << OFFSET_BITS | odd.offset, odd.size, odd.crc)
 
@@ -245,40 +250,55 @@ class Docs:
         if self.where(doc_id) is None:
             self.count += 1
         self.last_id = max(self.last_id, doc_id)
-        if not 0 <= doc_id < len(self._size):
-            if not 0 <= doc_id <= min(self.count + _SPARSE, IDS):
-                self._odd[doc_id] = place
-                return
-            self._make_room(doc_id)
+        if not self._has_room(doc_id, doc_id):
+            self._odd[doc_id] = place
+            return
         self._set(doc_id, place)
 
-    def _make_room(self, doc_id: int) -> None:
-        room = doc_id + 1 - len(self._size)
-        if room > 0:
+    def _has_room(self, low: int, high: int) -> bool:
+        """Make room in the arrays for these numbers, unless most of it would stay empty."""
+        if not self._size and low >= 0:
+            self.first = low
+        behind = self.first + len(self._size)
+        if low < self.first or high > IDS or high - behind > self.count + _SPARSE:
+            return False
+        if high >= behind:
             for column in (self._start, self._size, self._crc):
-                column.frombytes(bytes(column.itemsize * room))
-        for odd in [odd for odd in self._odd if 0 <= odd <= doc_id]:
-            self._set(odd, self._odd.pop(odd))
+                column.frombytes(bytes(column.itemsize * (high + 1 - behind)))
+            for odd in [odd for odd in self._odd if self.first <= odd <= high]:
+                self._set(odd, self._odd.pop(odd))
+        return True
 
     def _set(self, doc_id: int, place: Place) -> None:
-        self._start[doc_id] = place.segment << OFFSET_BITS | place.offset
-        self._size[doc_id], self._crc[doc_id] = place.size, place.crc
+        at = doc_id - self.first
+        self._start[at] = place.segment << OFFSET_BITS | place.offset
+        self._size[at], self._crc[at] = place.size, place.crc
 
     def remove(self, doc_id: int) -> None:
         if self.where(doc_id) is None:
             return
         self.count -= 1
         if self._odd.pop(doc_id, None) is None:
-            self._size[doc_id] = 0
+            self._size[doc_id - self.first] = 0
 
     def remove_range(self, low: int, high: int) -> None:
-        first, behind = max(low, 0), min(high + 1, len(self._size))
+        first, behind = max(low - self.first, 0), min(high + 1 - self.first, len(self._size))
         if first < behind:
             sizes = np.frombuffer(self._size, np.uint32)[first:behind]
             self.count -= int(np.count_nonzero(sizes))
             sizes[:] = 0
+            del sizes  # an array that is looked into cannot change its length
         for odd in [odd for odd in self._odd if low <= odd <= high]:
             self.remove(odd)
+        self._forget_the_front()
+
+    def _forget_the_front(self) -> None:
+        """The arrays need not hold what was before the oldest document."""
+        used = np.flatnonzero(np.frombuffer(self._size, np.uint32)) if self._size else np.empty(0, np.int64)
+        gone = int(used[0]) if len(used) else len(self._size)
+        for column in (self._start, self._size, self._crc):
+            del column[:gone]
+        self.first += gone
 
     def key(self, doc_id: int, doc: Doc, before: Doc | None = None) -> None:
         """Enter the document's keys; before: what it was, so that keys of no use go."""
@@ -297,24 +317,23 @@ class Docs:
         """In ascending order; first: from this number on."""
         size = self._size
         if self._odd:
-            dense = (doc_id for doc_id, size in enumerate(self._size) if size)
+            dense = (self.first + at for at, size in enumerate(self._size) if size)
             yield from (each for each in sorted((*dense, *self._odd)) if first is None or each >= first)
             return
-        for doc_id in range(first or 0, len(size)):
-            if doc_id < len(size) and size[doc_id]:
+        for doc_id in range(max(first or 0, self.first), self.first + len(size)):
+            at = doc_id - self.first  # which can move while somebody removes
+            if 0 <= at < len(size) and size[at]:
                 yield doc_id
+
+    def lowest(self) -> int | None:
+        """The lowest number in use."""
+        return next(self.ids(), None)
 
     def highest(self) -> int | None:
         """The highest number in use."""
-        dense = np.frombuffer(self._size, np.uint32) if self._size else np.empty(0, np.uint32)
-        used = np.flatnonzero(dense[-4096:]) if len(dense) else dense
-        if len(used):
-            top = max(0, len(dense) - 4096) + int(used[-1])
-        else:
-            used = np.flatnonzero(dense)
-            top = int(used[-1]) if len(used) else -1
-        top = max([top, *self._odd]) if self._odd else top
-        return top if self.count else None
+        used = np.flatnonzero(np.frombuffer(self._size, np.uint32)) if self._size else np.empty(0, np.int64)
+        top = [self.first + int(used[-1])] if len(used) else []
+        return max([*top, *self._odd], default=None)
 
     def find(self, number: int, low: int, high: int) -> list[int]:
         """Documents that index `number` may hold between two keys; every one that does is among them. Ascending.
@@ -323,21 +342,22 @@ class Docs:
         """
         return sorted({*self.keys[number].find(low, high), *self.loose[number], *self._odd})
 
+    def _in_segment(self, segment: int) -> NDArray[np.bool_]:
+        starts = np.frombuffer(self._start, np.uint64) >> np.uint64(OFFSET_BITS)
+        there: NDArray[np.bool_] = (starts == np.uint64(segment)) & (np.frombuffer(self._size, np.uint32) > 0)
+        return there
+
     def live_in(self, segment: int) -> list[int]:
         """The documents that lie in a segment."""
-        there: list[int] = []
-        if self._start:
-            starts = np.frombuffer(self._start, np.uint64) >> np.uint64(OFFSET_BITS)
-            lie = (starts == np.uint64(segment)) & (np.frombuffer(self._size, np.uint32) > 0)
-            there = np.flatnonzero(lie).tolist()
-        return [*there, *(odd for odd, place in self._odd.items() if place.segment == segment)]
+        there = np.flatnonzero(self._in_segment(segment)) + self.first if self._size else np.empty(0, np.int64)
+        return [*there.tolist(), *(odd for odd, place in self._odd.items() if place.segment == segment)]
 
-    def moved(self, doc_id: int, place: Place) -> None:
-        """The same document, elsewhere."""
-        if doc_id in self._odd:
-            self._odd[doc_id] = place
-        else:
-            self._set(doc_id, place)
+    def bytes_in(self, segment: int) -> int:
+        """How many bytes the documents that lie in a segment have."""
+        dense = 0
+        if self._size:
+            dense = int(np.frombuffer(self._size, np.uint32)[self._in_segment(segment)].sum(dtype=np.int64))
+        return dense + sum(place.size for place in self._odd.values() if place.segment == segment)
 
     # -- many at once, from a hint
 
@@ -350,7 +370,14 @@ class Docs:
         self.last_id = max(self.last_id, head["last_id"])
         ids = np.frombuffer(columns[0], np.int64)
         offsets, sizes, crcs = (np.frombuffer(column, np.uint64) for column in columns[1:4])
-        if len(ids) and (ids.min() < 0 or ids.max() > min(self.count + len(ids) + _SPARSE, IDS)):
+        if len(ids) and self._has_room(int(ids.min()), int(ids.max())):
+            at = ids - self.first
+            view = np.frombuffer(self._size, np.uint32)
+            self.count += int(np.count_nonzero(sizes)) - int(np.count_nonzero(view[at]))
+            view[at] = sizes
+            np.frombuffer(self._start, np.uint64)[at] = np.uint64(segment << OFFSET_BITS) | offsets
+            np.frombuffer(self._crc, np.uint32)[at] = crcs
+        else:
             for doc_id, offset, size, crc in zip(
                 ids.tolist(), offsets.tolist(), sizes.tolist(), crcs.tolist(), strict=True
             ):
@@ -358,13 +385,6 @@ class Docs:
                     self.put(doc_id, Place(segment, offset, size, crc))
                 else:
                     self.remove(doc_id)
-        elif len(ids):
-            self._make_room(int(ids.max()))
-            view = np.frombuffer(self._size, np.uint32)
-            self.count += int(np.count_nonzero(sizes)) - int(np.count_nonzero(view[ids]))
-            view[ids] = sizes
-            np.frombuffer(self._start, np.uint64)[ids] = np.uint64(segment << OFFSET_BITS) | offsets
-            np.frombuffer(self._crc, np.uint32)[ids] = crcs
         if not self.indexes:
             return  # whoever looks for nothing needs no keys
         for keys, loose, own, entries in zip(self.keys, self.loose, head["loose"], columns[4:], strict=True):

@@ -352,8 +352,8 @@ class CallStore(CallReader):
         for stream in STREAMS:
             everywhere = min((self._cursors[sink][stream].done for sink in self._sinks), default=0)
             docs = self.storage.tables.get(f"events.{stream}")
-            oldest = next(docs.ids(), 0) if docs else 0
-            if oldest and oldest <= everywhere - _ACCEPTED_KEPT:
+            oldest = docs.lowest() if docs else None
+            if oldest is not None and oldest <= everywhere - _ACCEPTED_KEPT:
                 changes.append(Remove(f"events.{stream}", oldest, everywhere - _ACCEPTED_KEPT))
         if self._signer and self.read_clock().mono_ns - self._signed_ns > _DAY_NS:
             changes += self._checkpoint()
@@ -520,7 +520,7 @@ class CallStore(CallReader):
                 continue
             waiting = [last - c.done - len(c.settled) for c in (self._cursors[sink][stream] for sink in self._sinks)]
             depth += max(waiting, default=0)
-            oldest = next(self.storage.tables[f"events.{stream}"].ids(), last + 1)
+            oldest = self.storage.tables[f"events.{stream}"].lowest() or last + 1
             streams[stream] = {"oldest_seq": oldest, "last_seq": last}
         return {
             "outbox_depth": depth,
