@@ -53,8 +53,8 @@ from firmware.records.log import (
 
 _LAST_KEY = (1 << 32) - 1
 _MOST_PROBLEMS = 1000
-_CLOSE = 16384  # bytes between two documents
-_AHEAD = 65536  # bytes that are read at once
+_CLOSE = 8192  # bytes between two documents
+_AHEAD = 16384  # bytes that are read at once
 _SPACE = ord(" ")  # before a document that orjson refuses
 
 
@@ -352,28 +352,34 @@ class LogStorage(Storage):
         docs = self.tables.get(name)
         if docs is None:
             return
-        find, read, crc32 = docs.where, self._reader.read, zlib.crc32
+        read, crc32 = self._reader.read, zlib.crc32
+        starts, sizes, crcs = docs.columns
         ahead, ahead_start, end = b"", 0, 0
         for doc_id in ids:
-            where = find(doc_id)
-            if where is None:
+            # What Docs.where() does, without a call for each document.
+            if 0 <= doc_id < len(sizes) and (size := sizes[doc_id]):
+                start, crc = starts[doc_id], crcs[doc_id]
+            elif found := docs.where(doc_id):
+                start, size, crc = found
+            else:
                 continue
-            start, size, crc = where
             at = start - ahead_start
             if not 0 <= at <= len(ahead) - size:
+                close = 0 <= start - end <= _CLOSE
+                ahead_start, at = start, 0
                 try:
-                    if 0 <= start - end <= _CLOSE:
-                        ahead, ahead_start, at = read(start, max(size, _AHEAD)), start, 0
-                    else:
-                        ahead, ahead_start, at = read(start, size), start, 0
+                    ahead = read(start, max(size, _AHEAD) if close else size)
                 except OSError:
-                    ahead, at = b"", 0
+                    ahead = b""
             end = start + size
             data = ahead[at : at + size]
             # What is not as it was written is looked for once more by itself, which also tells of its loss.
-            doc = decode(data) if crc32(data) == crc else self.doc(name, doc_id)
-            if doc is not None:
-                yield doc_id, doc
+            if crc32(data) != crc:
+                doc = self.doc(name, doc_id)
+                if doc is not None:
+                    yield doc_id, doc
+            else:
+                yield doc_id, decode(data)
 
     def _lost(self, name: str, doc_id: int, start: int, why: str) -> None:
         where = f"{self._reader.segments[start >> OFFSET_BITS].path.name} at byte {start & OFFSETS}"
@@ -695,6 +701,14 @@ class _Changed(MutableMapping[int, Any]):
                 yield Put(self._name, doc_id, doc)
 
 
+def _document(doc: Doc, doc_id: int) -> Document:
+    """What Document(doc, doc_id) does, in half the time."""
+    document = Document.__new__(Document)
+    document.update(doc)
+    document.doc_id = doc_id
+    return document
+
+
 class LogTable(Table):
     """TinyDB's Table that reads only what a query can match. Over any storage but LogStorage it is TinyDB's own."""
 
@@ -740,14 +754,19 @@ class LogTable(Table):
         ids = candidates(docs, cond._hash) if docs and isinstance(cond, QueryInstance) else None
         return log.documents(name, ids if ids is not None else docs.ids() if docs else ())
 
+    def _maker(self) -> Callable[[Doc, int], Document]:
+        if self.document_class is Document and self.document_id_class is int:
+            return _document
+        return lambda doc, doc_id: self.document_class(doc, self.document_id_class(doc_id))
+
     def search(self, cond: QueryLike) -> list[Document]:
         if self._log is None or self._read_table.__func__ is not LogTable._read_table:  # type: ignore[attr-defined]
             return super().search(cond)
         cached = self._query_cache.get(cond)
         if cached is not None:
             return cached[:]
-        document, number = self.document_class, self.document_id_class
-        docs = [document(doc, number(doc_id)) for doc_id, doc in self._possible(cond) if cond(doc)]
+        document = self._maker()
+        docs = [document(doc, doc_id) for doc_id, doc in self._possible(cond) if cond(doc)]
         is_cacheable: Callable[[], bool] = getattr(cond, "is_cacheable", lambda: True)
         if is_cacheable() and len(docs) <= _MOST_CACHED:
             self._query_cache[cond] = docs[:]
@@ -759,13 +778,13 @@ class LogTable(Table):
             return super().get(cond, doc_id, doc_ids)
         if doc_id is not None:
             doc = log.doc(self._name, doc_id)
-            return None if doc is None else self.document_class(doc, doc_id)
+            return None if doc is None else self._maker()(doc, doc_id)
         if doc_ids is not None:
-            found = log.documents(self.name, sorted(set(map(int, doc_ids))))
-            return [self.document_class(doc, self.document_id_class(each)) for each, doc in found]
+            document, found = self._maker(), log.documents(self.name, sorted(set(map(int, doc_ids))))
+            return [document(doc, each) for each, doc in found]
         if cond is not None:
-            found = self._possible(cond)
-            return next((self.document_class(doc, self.document_id_class(e)) for e, doc in found if cond(doc)), None)
+            document, found = self._maker(), self._possible(cond)
+            return next((document(doc, each) for each, doc in found if cond(doc)), None)
         raise RuntimeError("You have to pass either cond or doc_id or doc_ids")
 
     def update(self, fields: Any, cond: Any = None, doc_ids: Any = None) -> list[int]:

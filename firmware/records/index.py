@@ -230,6 +230,11 @@ class Docs:
         self.count = 0
         self.last_id = 0  # the highest number ever given, since the table was cleared
 
+    @property
+    def columns(self) -> tuple[array[int], array[int], array[int]]:
+        """Start, size (0: none) and CRC of the documents, by number; those with odd numbers are found by where()."""
+        return self._start, self._size, self._crc
+
     def where(self, doc_id: int) -> tuple[int, int, int] | None:
         """Its start, size and CRC. A start is `segment << OFFSET_BITS | offset`."""
         at = doc_id - self.first

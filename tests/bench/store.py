@@ -124,9 +124,10 @@ class Store(Protocol):
 
     def get(self, number: int) -> Doc | None: ...
 
-    def with_number(self, number: str) -> Sequence[Doc]: ...
+    def with_number(self, caller: str) -> Sequence[object]:
+        """Documents with their ids."""
 
-    def between(self, since: str, until: str) -> Sequence[Doc]: ...
+    def between(self, since: str, until: str) -> Sequence[object]: ...
 
     def close(self) -> None: ...
 
@@ -147,10 +148,10 @@ class Ours:
     def get(self, number: int) -> Doc | None:
         return self._calls.get(doc_id=number)
 
-    def with_number(self, number: str) -> Sequence[Doc]:
-        return self._calls.search(self._call.caller.number == number)
+    def with_number(self, caller: str) -> Sequence[object]:
+        return self._calls.search(self._call.caller.number == caller)
 
-    def between(self, since: str, until: str) -> Sequence[Doc]:
+    def between(self, since: str, until: str) -> Sequence[object]:
         return self._calls.search((self._call.opened >= since) & (self._call.opened < until))
 
     def close(self) -> None:
@@ -193,13 +194,13 @@ class Sqlite:
         row = self.execute("select json from call where id = ?", (number,)).fetchone()
         return None if row is None else orjson.loads(row[0])
 
-    def with_number(self, number: str) -> Sequence[Doc]:
-        rows = self.execute("select json from call where number = ?", (number,))
-        return [orjson.loads(json_) for (json_,) in rows]
+    def with_number(self, caller: str) -> Sequence[object]:
+        rows = self.execute("select id, json from call where number = ?", (caller,))
+        return [(number, orjson.loads(json_)) for number, json_ in rows]
 
-    def between(self, since: str, until: str) -> Sequence[Doc]:
-        rows = self.execute("select json from call where opened >= ? and opened < ?", (since, until))
-        return [orjson.loads(json_) for (json_,) in rows]
+    def between(self, since: str, until: str) -> Sequence[object]:
+        rows = self.execute("select id, json from call where opened >= ? and opened < ?", (since, until))
+        return [(number, orjson.loads(json_)) for number, json_ in rows]
 
     def close(self) -> None:
         self._connection.close()
