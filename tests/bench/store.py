@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import random
 import re
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 from tinydb import Query, TinyDB
+from tinydb.table import Document
 
 from firmware.app import STORE
 from firmware.records.database import LogDB, LogStorage, Put, parts
@@ -32,16 +34,17 @@ from tests.bench.filled import busy_line
 from tests.bench.report import Progress, Table, median
 
 _ROUNDS = 5
+_TURNS = 10  # of a round, so that what else the machine does falls on both
 _EVERY_S = 150  # between two calls: a week has 4,032
 _WEEK_S = 7 * 86_400
 _FIRST_S = 1_600_000_000
 _CALLS_A_NUMBER = 25  # of which some are withheld or go out: ten are found by their caller's number
 _WRITTEN_CALLS = 200  # in a count of bytes and flushes
-_COUNTS = 3
+_COUNTS = 5
 _OPENS = 5
 _STOCK_AT = 100_000
 _FLUSHES = "trace=fsync,fdatasync,msync,sync_file_range"
-_OPERATIONS = {"insert": 200, "get": 2000, "number": 200, "range": 4}  # a round
+_OPERATIONS = {"insert": 200, "get": 2000, "number": 300, "range": 5}  # a round
 _NAMES = {
     "insert": "insert, durable",
     "get": "get by id",
@@ -122,7 +125,8 @@ class Store(Protocol):
     def write(self, filed: Filed, sequence: int) -> None:
         """A call, new or changed, and an event, in one transaction."""
 
-    def get(self, number: int) -> Doc | None: ...
+    def get(self, number: int) -> object:
+        """A document with its id."""
 
     def with_number(self, caller: str) -> Sequence[object]:
         """Documents with their ids."""
@@ -145,7 +149,7 @@ class Ours:
     def write(self, filed: Filed, sequence: int) -> None:
         self._commit([Put("calls", filed.number, filed.call), Put("events.call", sequence, filed.event)])
 
-    def get(self, number: int) -> Doc | None:
+    def get(self, number: int) -> object:
         return self._calls.get(doc_id=number)
 
     def with_number(self, caller: str) -> Sequence[object]:
@@ -190,9 +194,9 @@ class Sqlite:
         )
         self.execute("insert into event values (?, ?)", (sequence, orjson.dumps(event)))
 
-    def get(self, number: int) -> Doc | None:
+    def get(self, number: int) -> object:
         row = self.execute("select json from call where id = ?", (number,)).fetchone()
-        return None if row is None else orjson.loads(row[0])
+        return None if row is None else (number, orjson.loads(row[0]))
 
     def with_number(self, caller: str) -> Sequence[object]:
         rows = self.execute("select id, json from call where number = ?", (caller,))
@@ -246,6 +250,10 @@ def bench(work: Path, quick: bool, progress: Progress) -> Table:
     return table
 
 
+def _plain(document: Document) -> tuple[int, Doc]:
+    return document.doc_id, dict(document)
+
+
 class _Shelf:
     """Both stores, with so many calls in each, and what was measured of them."""
 
@@ -284,23 +292,34 @@ class _Shelf:
         for _ in range(_OPERATIONS["range"]):
             since = _FIRST_S + dice.randrange(max(1, count * _EVERY_S - _WEEK_S))
             weeks.append((_iso(since), _iso(since + _WEEK_S)))
-        names = list(_OPENED)[:: 1 if number % 2 else -1]
-        operations: tuple[tuple[str, Callable[[Store], list[Any]]], ...] = (
-            ("insert", lambda store: _write_all(store, ((filed, filed.number) for filed in new))),
-            ("get", lambda store: [store.get(each) for each in ids]),
-            ("number", lambda store: [len(store.with_number(each)) for each in callers]),
-            ("range", lambda store: [len(store.between(*week)) for week in weeks]),
-        )
-        for measure, operation in operations:
-            found = []
+        for measure, method, calls in (
+            ("insert", "write", [(filed, filed.number) for filed in new]),
+            ("get", "get", [(each,) for each in ids]),
+            ("number", "with_number", [(each,) for each in callers]),
+            ("range", "between", weeks),
+        ):
+            for name, lasted_s in self._in_turns(method, calls).items():
+                self.spent[measure, name].append(lasted_s / len(calls))
+
+    def _in_turns(self, method: str, calls: Sequence[tuple[Any, ...]]) -> dict[str, float]:
+        """Seconds that each store needs for all calls of a method."""
+        spent = dict.fromkeys(_OPENED, 0.0)
+        names = list(_OPENED)
+        size = math.ceil(len(calls) / _TURNS)
+        gc.collect()
+        for first in range(0, len(calls), size):
+            told = []
             for name in names:
-                gc.collect()
+                called = getattr(self.stores[name], method)
                 began_s = time.perf_counter()
-                found.append(operation(self.stores[name]))
-                lasted_s = time.perf_counter() - began_s
-                self.spent[measure, name].append(lasted_s / _OPERATIONS[measure])
-            if found[0] != found[1] or (measure != "insert" and not any(found[0])):
-                raise RuntimeError(f"{measure}: the stores do not find the same.")
+                found = [called(*each) for each in calls[first : first + size]]
+                spent[name] += time.perf_counter() - began_s
+                told.append(orjson.dumps(found, default=_plain, option=orjson.OPT_PASSTHROUGH_SUBCLASS))
+                del found
+            if told[0] != told[1]:
+                raise RuntimeError(f"{method}: the stores do not find the same.")
+            names.reverse()
+        return spent
 
     def own(self, measure: str) -> list[float]:
         return self.spent[measure, _OURS]
@@ -384,9 +403,9 @@ def _table(shelves: list[_Shelf], stock: dict[str, float], stock_at: int) -> Tab
             f"{sqlite3.sqlite_version} (WAL, synchronous=FULL, the rest as it comes; call and event in two tables, "
             "indexes on number and time, statements prepared), in the same directory: the same calls of five kinds "
             "as the firmware writes them, 2 kB with an event of 1 kB, JSON by orjson. Times in brackets: ours : "
-            f"sqlite3. {_ROUNDS} rounds, in turns; the median of their ratios. A number finds ten calls, a week 4,032 "
-            "of a store that has more. Bytes: what the kernel counts of the whole device, the file system's journal, "
-            "checkpoints and zeros made ahead included, from opening to closing, for "
+            f"sqlite3. {_ROUNDS} rounds, in each {_TURNS} turns; the median of their ratios. A number finds ten calls, "
+            "a week 4,032 of a store that has more. Bytes: what the kernel counts of the whole device, the file "
+            "system's journal, checkpoints and zeros made ahead included, from opening to closing, for "
             f"{_WRITTEN_CALLS} calls of five transactions in which the call grows; the least of {_COUNTS} counts. "
             "Flushes: as strace counts them. Memory: private pages of a new process that opens the store. Stock TinyDB "
             "inserts the call alone."
