@@ -395,8 +395,11 @@ class CallStore(CallReader):
             changes: list[Change] = [Remove("calls", doc_id, doc_id) for doc_id in gone.values()]
             for stream in STREAMS:
                 table = f"events.{stream}"
-                theirs = (n for n, event in View(self.storage, table).documents() if event["subject"] in gone)
+                theirs = [n for n, event in View(self.storage, table).documents() if event["subject"] in gone]
                 changes += [Remove(table, sequence, sequence) for sequence in theirs]
+                for sequence in theirs:  # nobody waits for them any more
+                    for sink in self._cursors:
+                        self.mark(stream, sequence, "accepted", sink)
             for number, call_id in enumerate(gone, (docs.last_id if docs else 0) + 1):
                 tombstone = {
                     "call_id": call_id,
@@ -433,6 +436,8 @@ class CallStore(CallReader):
         waiting = {n: doc for n, doc in View(self.storage, "tombstones").documents() if not doc["purged"]}
         if not waiting:
             return
+        # The last signature stands in a line of its own now: one that was written again elsewhere would not be good.
+        self._write(self._checkpoint())
         yield from purge(self.storage, [doc["call_id"] for doc in waiting.values()])
         self._write([Put("tombstones", n, {**doc, "purged": True}) for n, doc in waiting.items()])
 

@@ -297,6 +297,8 @@ def change_calls(root: Path, dice: random.Random, steps: int, ack: Ack) -> None:
     boot = f"boot-{dice.randrange(10**9)}"
     calls = open_calls(root, boot)
     expected = _Expected(calls_state(calls), backup_digest(root / "backup"))
+    tombstones = View(calls.storage, "tombstones").values()
+    expected.removed = [_secret(doc["call_id"]) for doc in tombstones if not doc["purged"]]
     ack(expected.promise("open"))
     reopen_at = {steps // 3, 2 * steps // 3}
     open_ones: list[Call] = []
@@ -324,24 +326,19 @@ def change_calls(root: Path, dice: random.Random, steps: int, ack: Ack) -> None:
         for body in [body for body in calls.pending(1000) if dice.random() < 0.7]:
             calls.mark("call", body.sequence, "accepted")
             expected.marked.add(body.sequence)
-        match dice.choices(("", "flush", "remove", "purge", "upkeep", "backup"), (50, 15, 10, 6, 20, 7))[0]:
+        doing = dice.choices(("", "flush", "remove", "purge", "upkeep", "backup"), (50, 15, 12, 4, 20, 7))[0]
+        match doing:
             case "flush":
                 calls.flush()
                 expected.flush()
                 ack(expected.promise("flush"))
             case "remove" if closed:
-                gone = [closed.pop(dice.randrange(len(closed))) for _ in range(min(len(closed), dice.choice((1, 2))))]
-                if dice.random() < 0.3 and closed:
-                    gone.append(closed.pop())  # the newest
+                gone = [closed.pop()]  # the newest, with the newest events
+                if closed and dice.random() < 0.5:
+                    gone.append(closed.pop(dice.randrange(len(closed))))
                 assert not calls.remove(gone, "asked for", "proof")
                 expected.remove(gone)
                 ack(expected.promise("remove"))
-            case "purge" if expected.removed:
-                for _ in calls.purge_steps():
-                    ack(expected.promise("purge step"))
-                expected.carry()
-                expected.erased, expected.removed = [*expected.erased, *expected.removed], []
-                ack(expected.promise("purge"))
             case "upkeep":
                 for _ in range(0 if expected.removed else 3):  # purging, and what it carries, is "purge"
                     calls.upkeep()
@@ -351,6 +348,12 @@ def change_calls(root: Path, dice: random.Random, steps: int, ack: Ack) -> None:
                 numbers = sorted(map(int, expected.events))
                 expected.backup = digest({"calls": expected.calls, "events": numbers})
                 ack(expected.promise("backup"))
+        if expected.removed and (doing == "purge" or (doing == "remove" and dice.random() < 0.5)):
+            expected.carry()
+            for _ in calls.purge_steps():
+                ack(expected.promise("purge step"))
+            expected.erased, expected.removed = [*expected.erased, *expected.removed], []
+            ack(expected.promise("purge"))
     expected.flush()
     calls.close()
     ack(expected.promise("close"))

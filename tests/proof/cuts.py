@@ -9,6 +9,7 @@ its syncs, and without its checksums.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import random
@@ -166,7 +167,16 @@ def _look_at_calls(root: Path) -> Found:
     finally:
         again.close()
     assert not (wrong := verify(root / "store", public_key).problems), wrong
-    return Found(work.digest(before), torn, work.backup_digest(root / "backup"), files)
+    copies = tuple((path.name, path.read_bytes()) for path in sorted((root / "backup").glob("*")))
+    return Found(work.digest(before), torn, _in_backup(copies), files)
+
+
+@functools.lru_cache(maxsize=64)  # most states of a trace have one of few backups
+def _in_backup(copies: tuple[tuple[str, bytes], ...]) -> str | None:
+    with tempfile.TemporaryDirectory(prefix="cuts-") as directory:
+        for name, data in copies:
+            (Path(directory) / name).write_bytes(data)
+        return work.backup_digest(Path(directory))
 
 
 def _only_torn(problems: list[log.Problem]) -> bool:
@@ -297,7 +307,8 @@ def _cut_one_trace(
                 in_flight = found.keeps(allowed)
             except Exception as wrong:
                 outcome.failed += 1
-                says = f"{type(wrong).__name__}: {wrong} (seed {seed}, state {outcome.states}, {moment}, {mode}, ack {acked})"
+                steps = " to ".join(promise.what for promise in allowed)
+                says = f"{type(wrong).__name__}: {wrong} (seed {seed}, at {moment.call}, {mode}, ack {acked}: {steps})"
                 outcome.first = outcome.first or says
                 if mutant is None:
                     raise AssertionError(f"{kind}: {says}") from wrong
