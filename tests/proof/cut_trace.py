@@ -1,8 +1,8 @@
 """What a power cut can leave of a directory: a traced process's calls, replayed onto a disk that may forget.
 
 The model is harsher than ext4:
-- A write is cut into blocks of 512 bytes, the one in flight into 64. Until its file is synced each block is kept or lost
-  on its own, in any order. A lost one holds what was there before; where there was nothing, zeros.
+- A write is cut into blocks of 512 bytes, the one in flight into 64. Until its file is synced each block is kept or
+  lost on its own, in any order. A lost one holds what was there before; where there was nothing, zeros.
 - A file that grew may have its new size without its data. A truncation is kept or lost until its file is synced.
 - A name (of a file made, renamed, removed; of a directory made) is kept or lost on its own until its directory is
   synced; syncing the file does not do it. Names in a directory whose own name is lost are lost.
@@ -41,19 +41,8 @@ MODES: tuple[Mode, ...] = ("all", "none", "prefix", "suffix", "random", "one los
 
 def record(command: Sequence[str], trace: Path) -> None:
     """Run a command to its end, with all that it does to files written down."""
-    strace = [
-        "strace",
-        "-f",
-        "--seccomp-bpf",
-        "-qq",
-        "-xx",
-        "-s",
-        "16777216",
-        "-e",
-        f"trace={_CALLS},{_REFUSED}",
-        "-e",
-        "signal=none",
-    ]
+    strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-xx", "-s", "16777216", "-e", "signal=none"]
+    strace += ["-e", f"trace={_CALLS},{_REFUSED}"]
     done = subprocess.run([*strace, "-o", trace, *command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -350,9 +339,3 @@ def write_image(image: Image, root: Path) -> None:
             (root / path).mkdir()
         else:
             (root / path).write_bytes(data)
-
-
-def read_image(root: Path) -> Image:
-    return {
-        str(path.relative_to(root)): None if path.is_dir() else path.read_bytes() for path in sorted(root.rglob("*"))
-    }

@@ -2,9 +2,9 @@
 
     python -m tests.proof.cut_work KIND DIRECTORY SEED STEPS [nosync] [wait]
 
-KIND is "tables" (TinyDB's face), "calls" (CallStore) or "sqlite" (the peer: WAL, synchronous=FULL). After each call that
-returned comes a line, a Promise in JSON: what must be on the disk from now on. It is worked out here and not read from
-the store. nosync: a mutant that syncs nothing. wait: go on after each line only when told to.
+KIND is "tables" (TinyDB's face), "calls" (CallStore) or "sqlite" (the peer: WAL, synchronous=FULL). After each call
+that returned comes a line, a Promise in JSON: what must be on the disk from now on. It is worked out here and not read
+from the store. nosync: a mutant that syncs nothing. wait: go on after each line only when told to.
 """
 
 from __future__ import annotations
@@ -363,7 +363,8 @@ def main(kind: str, root: Path, seed: str, steps: int, *options: str) -> None:
     make_small()
     store._ACCEPTED_KEPT = _KEPT
     if "nosync" in options:
-        os.fsync = os.fdatasync = lambda descriptor: None
+        for name in ("fsync", "fdatasync"):
+            setattr(os, name, lambda descriptor: None)
 
     def ack(promise: Promise) -> None:
         os.write(1, json.dumps(asdict(promise)).encode() + b"\n")

@@ -1,9 +1,9 @@
 """Power cuts: 20,000 states that a cut can leave of the store, and 300 of a real ext4; what was acknowledged is there.
 
 A process changes a store under strace; at each of its writes, syncs, renames and acknowledgements the states that a cut
-may leave are made (tests/proof/cut_trace.py has the model), opened, and must hold all that was acknowledged, or that and
-the one change in flight. Some are worked on and cut again. Three controls: sqlite3 passes, and the store fails without
-its syncs, and without its checksums.
+may leave are made (tests/proof/cut_trace.py has the model), opened, and must hold all that was acknowledged, or that
+and the one change in flight. Some are worked on and cut again. Then the same on a real ext4, cut at the disk below it
+(tests/proof/cut_disk.py). Controls: sqlite3 passes, and the store fails without its syncs, and without its checksums.
 """
 
 from __future__ import annotations
@@ -11,21 +11,25 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import random
 import secrets
 import shutil
+import subprocess
 import tempfile
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
 
-from firmware.records import database, log, store
+from firmware.records import log, store
 from firmware.records.index import Index
 from firmware.records.upkeep import verify
+from tests.proof import cut_disk
 from tests.proof import cut_work as work
 from tests.proof.cut_trace import MODES, Image, Replay, python, record, write_image
 from tests.proof.report import Report
@@ -36,9 +40,12 @@ Kind = Literal["tables", "calls", "sqlite"]
 Mutant = Literal["nosync", "nochecksum"]
 STATES = 20_000
 CONTROL_STATES = 1_000  # of each control
+_KINDS: tuple[Kind, Kind] = ("tables", "calls")
 _STEPS: dict[Kind, int] = {"tables": 36, "calls": 36, "sqlite": 24}
 _PER_TRACE = 250  # states, spread over all its moments
 _SHARD = 1_000  # states; what a run that was stopped does not do again
+EXT4_CUTS = 300
+_EXT4_SHARD = 50
 
 
 @dataclass(slots=True)
@@ -48,6 +55,7 @@ class Outcome:
     first: str | None = None  # failure
     in_flight: int = 0  # states that hold the change that was in flight
     torn: int = 0  # states of which the store said that a line was torn
+    checked: int = 0  # states of ext4 that the kernel mounted only after e2fsck
     kinds: Counter[str] = field(default_factory=Counter)
     moments: Counter[str] = field(default_factory=Counter)
 
@@ -57,6 +65,7 @@ class Outcome:
         self.first = self.first or other.first
         self.in_flight += other.in_flight
         self.torn += other.torn
+        self.checked += other.checked
         self.kinds.update(other.kinds)
         self.moments.update(other.moments)
 
@@ -203,55 +212,66 @@ class _Any(int):
 
 @contextlib.contextmanager
 def small(mutant: Mutant | None = None) -> Iterator[None]:
-    """The store's small segments, in this process; with "nochecksum", a store that believes every checksum of a line."""
+    """The store's small segments, in this process; "nochecksum": a store that believes every checksum of a line."""
     with contextlib.ExitStack() as stack:
         for name in ("SEGMENT_BYTES", "_AHEAD_BYTES", "_ZEROS"):
             stack.enter_context(mock.patch.object(log, name, getattr(log, name)))
         work.make_small()
         if mutant == "nochecksum":
-            believed = mock.Mock(crc32=lambda data: _Any(database.zlib.crc32(data)))
+            believed = mock.Mock(crc32=lambda data: _Any(zlib.crc32(data)))
             stack.enter_context(mock.patch.object(log, "zlib", believed))
         yield
 
 
-def cut(
-    kind: Kind,
-    seed: str,
-    most: int,
-    mutant: Mutant | None = None,
-    tick: Callable[[int], None] = lambda states: None,
-) -> Outcome:
-    """At least `most` states of one kind of work. Stops at the first failure, unless it is a mutant's work."""
-    outcome = Outcome()
+@contextlib.contextmanager
+def _in_memory() -> Iterator[Path]:
     memory = Path("/dev/shm")
-    with (
-        tempfile.TemporaryDirectory(prefix="cuts-", dir=memory if memory.is_dir() else None) as directory,
-        small(mutant),
-    ):
-        shop = Path(directory)
-        round_ = 0
-        while outcome.states < most:
-            _cut_one_run(kind, f"{seed}-{round_}", most, mutant, shop, outcome, tick)
-            round_ += 1
+    with tempfile.TemporaryDirectory(prefix="cuts-", dir=memory if memory.is_dir() else None) as directory:
+        yield Path(directory)
+
+
+def cut(kind: Kind, seed: str, most: int, mutant: Mutant | None = None) -> Outcome:
+    """So many states of one kind of work. Raises AssertionError at the first failure, but of a mutant."""
+    outcome = Outcome()
+    with _in_memory() as shop, small(mutant):
+        for number in itertools.count():
+            _cut_one_run(_Run(kind, f"{seed}-{number}", most, mutant, shop, outcome))
+            if outcome.states >= most:
+                return outcome
     return outcome
 
 
-def _cut_one_run(
-    kind: Kind, seed: str, most: int, mutant: Mutant | None, shop: Path, outcome: Outcome, tick: Callable[[int], None]
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Run:
+    kind: Kind
+    seed: str
+    most: int
+    mutant: Mutant | None
+    shop: Path
+    outcome: Outcome
+
+    @property
+    def root(self) -> Path:
+        return self.shop / "root"
+
+    @property
+    def trace(self) -> Path:
+        return self.shop / "trace"
+
+
+def _cut_one_run(run: _Run) -> None:
     """Two traces: of work that begins with nothing, and of work that begins with what a cut left of the first."""
-    dice = random.Random(seed)
+    dice = random.Random(run.seed)
     image: Image = {}
-    empty: work.State = {"calls": {}, "events": {}, "pending": [], "last": 0} if kind == "calls" else {}
-    begin = work.Promise(work.digest(empty), "nothing")
+    begin = _nothing(run.kind)
     for again in range(2):
-        root, trace = shop / "root", shop / "trace"
-        _fresh(root)
-        write_image(image, root)
-        options = ["nosync"] if mutant == "nosync" else []
-        record(python("tests.proof.cut_work", kind, root, f"{seed}-{again}", _STEPS[kind], *options), trace)
-        left = _cut_one_trace(kind, f"{seed}-{again}", image, begin, trace, root, most, mutant, outcome, tick, dice)
-        if not left or outcome.states >= most or mutant:
+        seed = f"{run.seed}-{again}"
+        _fresh(run.root)
+        write_image(image, run.root)
+        options = ["nosync"] if run.mutant == "nosync" else []
+        record(python("tests.proof.cut_work", run.kind, run.root, seed, _STEPS[run.kind], *options), run.trace)
+        left = _cut_one_trace(run, seed, image, begin, dice)
+        if not left or run.outcome.states >= run.most or run.mutant:
             return
         image, begin = dice.choice(left)
 
@@ -262,32 +282,22 @@ def _fresh(root: Path) -> None:
 
 
 def _cut_one_trace(
-    kind: Kind,
-    seed: str,
-    image: Image,
-    begin: work.Promise,
-    trace: Path,
-    root: Path,
-    most: int,
-    mutant: Mutant | None,
-    outcome: Outcome,
-    tick: Callable[[int], None],
-    dice: random.Random,
+    run: _Run, seed: str, image: Image, begin: work.Promise, dice: random.Random
 ) -> list[tuple[Image, work.Promise]]:
     """Returns some of the states with what they hold."""
-    promised = [begin]
-    replay = Replay(root, image)
-    moments = sum(1 for _ in replay.moments(trace))
-    promised += [work.Promise.read(ack) for ack in replay.acks]
-    final = replay.disk.after_cut("all", dice)
-    _fresh(root)
-    write_image(final, root)
-    assert not look(kind, root).keeps(promised[-1:]), f"seed {seed}: the trace does not lead to what the work left"
-    replay = Replay(root, image)
+    outcome = run.outcome
+    replay = Replay(run.root, image)
+    moments = sum(1 for _ in replay.moments(run.trace))
+    promised = [begin, *map(work.Promise.read, replay.acks)]
+    _fresh(run.root)
+    write_image(replay.disk.after_cut("all", dice), run.root)
+    assert not look(run.kind, run.root).keeps(promised[-1:]), f"{seed}: the trace does not lead to what the work left"
+    replay = Replay(run.root, image)
     seen: set[bytes] = set()
     left: list[tuple[Image, work.Promise]] = []
-    for moment in replay.moments(trace):
+    for moment in replay.moments(run.trace):
         acked = len(replay.acks)
+        allowed = promised[acked : acked + 2]
         # As some states are met again, and where nothing is pending there is one only, more are tried than are wanted.
         for _ in range(int(2 * _PER_TRACE / moments + dice.random()) if replay.disk.pending else 1):
             mode = dice.choice(MODES)
@@ -296,30 +306,27 @@ def _cut_one_trace(
             if key in seen:
                 continue
             seen.add(key)
-            _fresh(root)
-            write_image(state, root)
+            _fresh(run.root)
+            write_image(state, run.root)
             outcome.states += 1
-            outcome.kinds[kind] += 1
+            outcome.kinds[run.kind] += 1
             outcome.moments[moment.call] += 1
-            allowed = promised[acked : acked + 2]
             try:
-                found = look(kind, root)
+                found = look(run.kind, run.root)
                 in_flight = found.keeps(allowed)
-            except Exception as wrong:
-                outcome.failed += 1
+            except Exception as wrong:  # whatever a state makes the store raise is its failure
                 steps = " to ".join(promise.what for promise in allowed)
                 says = f"{type(wrong).__name__}: {wrong} (seed {seed}, at {moment.call}, {mode}, ack {acked}: {steps})"
+                outcome.failed += 1
                 outcome.first = outcome.first or says
-                if mutant is None:
-                    raise AssertionError(f"{kind}: {says}") from wrong
+                if run.mutant is None:
+                    raise AssertionError(f"{run.kind}: {says}") from wrong
             else:
                 outcome.torn += found.torn
                 outcome.in_flight += in_flight
                 if dice.random() < 0.2:
                     left.append((state, replace(allowed[0], state=found.state, backup=found.backup)))
-            if outcome.states % 50 == 0:
-                tick(50)
-            if outcome.states >= most:
+            if outcome.states >= run.most:
                 return left
     return left
 
@@ -338,6 +345,76 @@ def controls(states: int, seed: str) -> dict[str, Outcome]:
         done[name] = cut("tables", seed, states, mutant)  # type: ignore[arg-type]
         assert done[name].failed, f"the store {name} passes: this proof does not see what it is for"
     return done
+
+
+# -- a real ext4
+
+
+def cut_ext4(kind: Kind, seed: str, cuts: int, mutant: Literal["nosync"] | None = None) -> Outcome:
+    """The same on a real ext4, cut at the disk below it; cut_disk.missing() tells whether that can be had here.
+
+    Raises AssertionError at the first failure, but of a mutant.
+    """
+    outcome = Outcome()
+    dice = random.Random(seed)
+    with _in_memory() as directory, small():
+        rig = cut_disk.Rig(directory)
+        stable = bytearray(rig.make())
+        promised, since = [_nothing(kind)], [0]  # since: where in the disk's log each promise was made
+        options = ["wait", *([mutant] if mutant else [])]
+        with rig.running():
+            command = python("tests.proof.cut_work", kind, rig.root, seed, _STEPS[kind], *options)
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+                assert child.stdin and child.stdout
+                for line in child.stdout:
+                    promised.append(work.Promise.read(line))
+                    since.append(rig.log.stat().st_size)
+                    child.stdin.write(b"\n")
+                    child.stdin.flush()
+            assert child.returncode == 0
+        done = list(rig.writes())  # the last of them are of unmounting
+        chosen = Counter(dice.choices(range(len(done)), k=cuts))
+        pending: list[cut_disk.Write] = []
+        for number, (at, write) in enumerate(done):
+            flush = write.data is None
+            # A flush that is cut has not returned: nothing has been acknowledged by it.
+            acked = sum(1 for made in since if made < at + (not flush)) - 1
+            if not flush:
+                pending.append(write)
+            for _ in range(chosen[number]):
+                rig.image.write_bytes(cut_disk.after_cut(stable, pending, dice))
+                try:
+                    _look_at_ext4(kind, rig, promised[acked : acked + 2], outcome)
+                except Exception as wrong:
+                    outcome.failed += 1
+                    says = f"seed {seed}, write {number} of {len(done)}, after {promised[acked].what}"
+                    if mutant is None:
+                        raise AssertionError(f"ext4, {kind}: {type(wrong).__name__}: {wrong} ({says})") from wrong
+            if flush:
+                for each in pending:
+                    stable[each.offset : each.offset + len(each.data or b"")] = each.data or b""
+                pending = []
+    return outcome
+
+
+def _look_at_ext4(kind: Kind, rig: cut_disk.Rig, promised: list[work.Promise], outcome: Outcome) -> None:
+    outcome.states += 1
+    outcome.kinds[kind] += 1
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(cut_disk.mounted(rig.image, rig.root))
+        except subprocess.CalledProcessError:
+            outcome.checked += 1
+            cut_disk.repaired(rig.image)
+            stack.enter_context(cut_disk.mounted(rig.image, rig.root))
+        found = look(kind, rig.root)
+    outcome.in_flight += found.keeps(promised)
+    outcome.torn += found.torn
+
+
+def _nothing(kind: Kind) -> work.Promise:
+    empty: work.State = {"calls": {}, "events": {}, "pending": [], "last": 0} if kind == "calls" else {}
+    return work.Promise(work.digest(empty), "nothing")
 
 
 # -- the proof
@@ -368,22 +445,39 @@ def prove(report: Report) -> None:
     kept = _resumed()
     seed = kept["seed"]
     report.figure("seed", seed)
-    total = Outcome()
-    for shard in range(STATES // _SHARD):
-        own = kept["shards"].get(str(shard))
-        if own is None:
-            done = cut("tables" if shard % 2 == 0 else "calls", f"{seed}-{shard}", _SHARD)
-            own = kept["shards"][str(shard)] = asdict(done)
-            _keep(kept)
-        total.add(Outcome(**own | {"kinds": Counter(own["kinds"]), "moments": Counter(own["moments"])}))
-        report.progress((shard + 1) * _SHARD / (STATES + 3 * CONTROL_STATES) * 0.8)
-    report.figure("states", f"{total.states:,}, all different: {_counted(total.kinds)}; {total.failed} failed")
+    total = _sharded(kept, "states", STATES // _SHARD, report, (0.0, 0.8))
+    report.figure("states", f"{total.states:,}: {_counted(total.kinds)}; {total.failed} failed")
     report.figure("cut at", _counted(total.moments))
     report.figure("with the change in flight", f"{total.in_flight:,}; a torn line was seen in {total.torn:,}")
     for name, outcome in controls(CONTROL_STATES, str(seed)).items():
         report.figure(name, f"{outcome.failed:,} of {outcome.states:,} states fail")
+    if why := cut_disk.missing():
+        report.figure("a real ext4", f"left out, it {why}")
+    else:
+        total = _sharded(kept, "ext4", EXT4_CUTS // _EXT4_SHARD, report, (0.85, 0.95))
+        report.figure("a real ext4", f"{total.states:,} cuts: {_counted(total.kinds)}; {total.failed} failed")
+        report.figure("mounted only after e2fsck", total.checked)
+        outcome = cut_ext4("tables", f"{seed}-mutant", _EXT4_SHARD, "nosync")
+        report.figure("a real ext4 without fsync", f"{outcome.failed:,} of {outcome.states:,} cuts fail")
+        assert outcome.failed, "the store without fsync passes on ext4: this proof does not see what it is for"
     kept["whole"] = True
     _keep(kept)
+
+
+def _sharded(kept: dict[str, Any], part: str, shards: int, report: Report, span: tuple[float, float]) -> Outcome:
+    """Half of the shards are work through TinyDB's face, half is the call store's."""
+    total = Outcome()
+    for shard in range(shards):
+        name, kind = f"{part}-{shard}", _KINDS[shard % 2]
+        own = kept["shards"].get(name)
+        if own is None:
+            seed = f"{kept['seed']}-{name}"
+            done = cut(kind, seed, _SHARD) if part == "states" else cut_ext4(kind, seed, _EXT4_SHARD)
+            own = kept["shards"][name] = asdict(done)
+            _keep(kept)
+        total.add(Outcome(**own | {"kinds": Counter(own["kinds"]), "moments": Counter(own["moments"])}))
+        report.progress(span[0] + (span[1] - span[0]) * (shard + 1) / shards)
+    return total
 
 
 def _counted(counter: Counter[str]) -> str:
