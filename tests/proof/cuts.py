@@ -20,7 +20,7 @@ import subprocess
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -117,7 +117,7 @@ def _look_at_sqlite(root: Path) -> Found:
 
 
 def _look_at_tables(root: Path) -> Found:
-    seen = _read_only(root, work.INDEXES)
+    seen = _read_only(root, work.INDEXES, work.Ours.state)
     ours = work.Ours(root)
     try:
         before, torn = ours.state(), _only_torn(ours.storage.problems)
@@ -137,28 +137,29 @@ def _look_at_tables(root: Path) -> Found:
     return Found(work.digest(before), torn)
 
 
-def _read_only(root: Path, indexes: Mapping[str, Sequence[Index]]) -> work.State | None:
+def _read_only(
+    root: Path, indexes: Mapping[str, Sequence[Index]], read: Callable[[work.Ours], work.State | None]
+) -> work.State | None:
+    """What a reader finds before the writer has opened it; None: no store."""
     if not (root / "store").exists():
         return None
     reader = work.Ours(root, writable=False, indexes=indexes)
     try:
         _only_torn(reader.storage.problems)
-        return reader.state()
+        return read(reader)
     finally:
         reader.close()
 
 
 def _look_at_calls(root: Path) -> Found:
-    seen = _read_only(root, store.INDEXES)
+    meta = _read_only(root, store.INDEXES, lambda reader: reader.storage.doc("meta", 1))
     calls = work.open_calls(root, "after")
     try:
         before, torn = work.calls_state(calls), _only_torn(calls.problems)
         files = b"".join(path.read_bytes() for path in (root / "store").iterdir())
         public_key = (calls.storage.doc("meta", 1) or {})["public_key"]
-        if seen and "meta" in seen and "public_key" in seen["meta"]["1"]:
-            assert calls.storage.doc("meta", 1) == seen["meta"]["1"], (
-                "the store has another key, or another name, than before"
-            )
+        if meta and "public_key" in meta:
+            assert calls.storage.doc("meta", 1) == meta, "the store has another key, or another name, than before"
         call, event = work.a_call(1, "after")
         calls.commit(call, [event])
     finally:
