@@ -21,7 +21,7 @@ import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
@@ -474,7 +474,9 @@ def _sharded(kept: dict[str, Any], part: str, shards: int, report: Report, span:
         if own is None:
             seed = f"{kept['seed']}-{name}"
             done = cut(kind, seed, _SHARD) if part == "states" else cut_ext4(kind, seed, _EXT4_SHARD)
-            own = kept["shards"][name] = asdict(done)
+            # asdict() makes no Counter of a Counter before Python 3.12.
+            own = {each.name: getattr(done, each.name) for each in fields(done)}
+            kept["shards"][name] = own
             _keep(kept)
         total.add(Outcome(**own | {"kinds": Counter(own["kinds"]), "moments": Counter(own["moments"])}))
         report.progress(span[0] + (span[1] - span[0]) * (shard + 1) / shards)
