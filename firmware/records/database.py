@@ -357,8 +357,9 @@ class LogStorage(Storage):
         ahead, ahead_start, end = b"", 0, 0
         for doc_id in ids:
             # What Docs.where() does, without a call for each document.
-            if 0 <= doc_id < len(sizes) and (size := sizes[doc_id]):
-                start, crc = starts[doc_id], crcs[doc_id]
+            row = doc_id - docs.first
+            if 0 <= row < len(sizes) and (size := sizes[row]):
+                start, crc = starts[row], crcs[row]
             elif found := docs.where(doc_id):
                 start, size, crc = found
             else:

@@ -232,7 +232,7 @@ class Docs:
 
     @property
     def columns(self) -> tuple[array[int], array[int], array[int]]:
-        """Start, size (0: none) and CRC of the documents, by number; those with odd numbers are found by where()."""
+        """Start, size (0: none) and CRC of the documents from `first` on; where() finds those with odd numbers too."""
         return self._start, self._size, self._crc
 
     def where(self, doc_id: int) -> tuple[int, int, int] | None:
