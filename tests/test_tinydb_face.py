@@ -30,7 +30,7 @@ from tinydb.table import Document, Table
 from tinyrecord import abort, transaction
 
 from firmware.records import log
-from firmware.records.database import LogDB, LogStorage, StoreError, candidates
+from firmware.records.database import LogDB, LogStorage, Put, Remove, StoreError, candidates
 from firmware.records.index import Index
 from firmware.records.log import Line, lines, segments
 from tests.test_log import ROOT
@@ -257,6 +257,23 @@ def test_a_document_far_from_all_others_is_moved_too(tmp_path: Path) -> None:
         storage.seal()
         assert storage.compact(storage.sealed()[0], least=0.0) > 0
         assert db.table("far").all() == [{"n": 2}] and db.all() == [{}, {"n": 1}]
+
+
+def test_who_changes_a_table_while_going_through_it_gets_each_document_once(tmp_path: Path) -> None:
+    with LogDB(tmp_path, sync=False) as db:
+        db.insert_multiple({"n": n} for n in range(5, 45))
+        storage = cast(LogStorage, db.storage)
+        seen = []
+        for doc in db:
+            assert doc["n"] == doc.doc_id + 4
+            seen.append(doc.doc_id)
+            storage.commit([Remove("_default", 1, doc.doc_id), Put("_default", doc.doc_id + 100, {"n": 0})])
+        assert seen == list(range(1, 41)) and [doc.doc_id for doc in db] == list(range(101, 141))
+        for doc in db:
+            db.truncate()
+            assert doc.doc_id == 101
+            break
+        assert db.all() == []
 
 
 def test_a_reader_writes_nothing(tmp_path: Path) -> None:

@@ -353,11 +353,13 @@ class LogStorage(Storage):
         if docs is None:
             return
         read, crc32 = self._reader.read, zlib.crc32
-        starts, sizes, crcs = docs.columns
         ahead, ahead_start, end = b"", 0, 0
+        moves = -1
         for doc_id in ids:
+            if moves != docs.moves:  # somebody who works on what this yields can have moved them
+                moves, first, (starts, sizes, crcs) = docs.moves, docs.first, docs.columns
             # What Docs.where() does, without a call for each document.
-            row = doc_id - docs.first
+            row = doc_id - first
             if 0 <= row < len(sizes) and (size := sizes[row]):
                 start, crc = starts[row], crcs[row]
             elif found := docs.where(doc_id):

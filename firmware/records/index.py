@@ -219,10 +219,12 @@ class Docs:
         self.indexes = tuple(indexes)
         # Which index a query can use.
         self.numbers = {(index.kind, index.path): n for n, index in enumerate(self.indexes) if index.of is None}
+        self.moves = 0  # how often the arrays have got another beginning
         self.clear()
 
     def clear(self) -> None:
         self.first = 1
+        self.moves += 1
         self._start, self._size, self._crc = array("Q"), array("I"), array("I")
         self._odd: dict[int, Place] = {}
         self.keys = [Keys() for _ in self.indexes]
@@ -264,6 +266,7 @@ class Docs:
         """Make room in the arrays for these numbers, unless most of it would stay empty."""
         if not self._size and low >= 0:
             self.first = low
+            self.moves += 1
         behind = self.first + len(self._size)
         if low < self.first or high > IDS or high - behind > self.count + _SPARSE:
             return False
@@ -304,6 +307,7 @@ class Docs:
         for column in (self._start, self._size, self._crc):
             del column[:gone]
         self.first += gone
+        self.moves += 1
 
     def key(self, doc_id: int, doc: Doc, before: Doc | None = None) -> None:
         """Enter the document's keys; before: what it was, so that keys of no use go."""
