@@ -247,8 +247,12 @@ def test_a_number_is_given_once_and_documents_come_in_their_order(tmp_path: Path
         assert db.insert({}) == 1, "as TinyDB does"
 
 
-def test_a_document_far_from_all_others_is_moved_too(tmp_path: Path) -> None:
-    with LogDB(tmp_path) as db:
+def test_a_document_far_from_all_others_is_found_and_moved_too(tmp_path: Path) -> None:
+    with LogDB(tmp_path, indexes=INDEXES) as db:
+        far = Document({"number": "1", "at": TIMES[0]}, doc_id=1 << 33)
+        db.table("calls").insert(far)
+        assert db.table("calls").search(where("number") == "1") == [far]
+        assert db.table("calls").search(where("at") < TIMES[1]) == [far]
         db.insert({})
         db.insert({"n": 1, "long": "x" * 500})
         db.table("far").insert(Document({"n": 2}, doc_id=1 << 33))
