@@ -11,6 +11,7 @@ import os
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 _NAME = "unit.sock"
 _MOST_BYTES = 1 << 20
 _PATIENCE_S = 60.0
+_REQUEST_S = 2.0  # a request is one short line, and others wait behind who is slow with it
 
 Request = dict[str, Any]
 Answer = dict[str, Any]
@@ -71,15 +73,15 @@ class LocalServer:
             except OSError:
                 return  # closed
             with connection:
-                connection.settimeout(5)
                 try:
-                    with connection.makefile("rwb") as stream:
-                        request = json.loads(stream.readline(_MOST_BYTES))
-                        if not isinstance(request, dict):
-                            continue
-                        reply: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-                        self._waiting.put((request, reply))
-                        stream.write(json.dumps(reply.get(timeout=_PATIENCE_S)).encode() + b"\n")
+                    request = json.loads(_line(connection))
+                    if not isinstance(request, dict):
+                        continue
+                    reply: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+                    self._waiting.put((request, reply))
+                    answer = json.dumps(reply.get(timeout=_PATIENCE_S)).encode() + b"\n"
+                    connection.settimeout(_REQUEST_S)
+                    connection.sendall(answer)
                 except (OSError, ValueError, RecursionError, queue.Empty):
                     continue  # who asked gets no answer, and says so
 
@@ -98,6 +100,18 @@ class LocalServer:
             self._socket.close()
             self._socket = None
             (self._directory / _NAME).unlink(missing_ok=True)
+
+
+def _line(connection: socket.socket) -> bytes:
+    """What is sent up to the line's end. Raises TimeoutError when that takes too long, however little comes at a time."""
+    until, data = time.monotonic() + _REQUEST_S, bytearray()
+    while not data.endswith(b"\n") and len(data) < _MOST_BYTES:
+        connection.settimeout(max(0.001, until - time.monotonic()))
+        more = connection.recv(65536)
+        if not more:
+            break
+        data += more
+    return bytes(data)
 
 
 def ask(directory: Path, request: Mapping[str, Any]) -> Answer:

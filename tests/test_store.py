@@ -352,6 +352,17 @@ def test_a_write_that_fails_takes_back_the_whole_commit(tmp_path: Path) -> None:
     assert verify(path).problems == []
 
 
+def test_an_erasure_that_fails_takes_no_event_from_anybody(tmp_path: Path) -> None:
+    store = CallStore(tmp_path / "store", "s")
+    store.commit(call(1, outcome="missed", no_recording="not_answered"), [told(1)])
+    with no_file_longer_than(store.storage._writer.end), pytest.raises(StoreError):
+        store.remove(["id-1"], "asked for", "staff")
+    assert store.get("id-1") and [e.sequence for e in store.pending(9)] == [1]
+    assert store.remove(["id-1"], "asked for", "staff") == []
+    assert store.get("id-1") is None and store.pending(9) == []
+    store.close()
+
+
 def test_a_line_whose_sync_failed_is_dropped(tmp_path: Path, mocker: MockerFixture) -> None:
     """It is whole on the disk, as far as one can read; but it was refused, and told again under the same number."""
     path = tmp_path / "store"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -185,6 +188,51 @@ def test_an_unknown_request_is_answered(running: Unit, data: Path) -> None:
     with pytest.raises(LocalError, match="knows no request 'fly'"):
         ask(data, {"do": "fly"})
     assert (data / "unit.sock").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"do": "erase", "call_ids": [1, {}, None], "reason": "r", "who": "w"},
+        {"do": "erase", "call_ids": "x", "reason": "r", "who": "w"},
+        {"do": "hold", "call_id": 1, "reason": "r", "who": "w"},
+        {"do": ["erase"]},
+        {},
+    ],
+)
+def test_a_request_of_the_wrong_form_is_refused_and_the_unit_goes_on(
+    running: Unit, data: Path, request_: dict[str, object]
+) -> None:
+    with pytest.raises(LocalError, match="knows no request"):
+        ask(data, request_)
+    assert ask(data, {"do": "erase", "call_ids": [], "reason": "r", "who": "w"}) == {"kept": []}
+
+
+def test_who_sends_garbage_or_half_a_line_stops_nobody_else(running: Unit, data: Path) -> None:
+    """One who sends a byte now and then is sent away too."""
+    slow, done = socket.socket(socket.AF_UNIX), threading.Event()
+    for garbage in (b"\xff\xfe\n", b"[" * 100_000 + b"\n", b"1" * (2 << 20), b"null\n", b""):
+        with socket.socket(socket.AF_UNIX) as hostile:
+            hostile.connect(str(data / "unit.sock"))
+            with contextlib.suppress(OSError):
+                hostile.sendall(garbage)
+    slow.connect(str(data / "unit.sock"))
+
+    def drip() -> None:
+        with contextlib.suppress(OSError):
+            while not done.wait(0.3):
+                slow.sendall(b" ")
+
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    try:
+        began = time.monotonic()
+        assert ask(data, {"do": "erase", "call_ids": [], "reason": "r", "who": "w"}) == {"kept": []}
+        assert time.monotonic() - began < 5
+    finally:
+        done.set()
+        dripping.join()
+        slow.close()
 
 
 def test_backup_beside_a_running_unit_and_restore(

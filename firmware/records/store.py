@@ -393,13 +393,11 @@ class CallStore(CallReader):
             at = self.read_clock()
             docs = self.storage.tables.get("tombstones")
             changes: list[Change] = [Remove("calls", doc_id, doc_id) for doc_id in gone.values()]
+            told: list[tuple[Stream, int]] = []
             for stream in STREAMS:
-                table = f"events.{stream}"
-                theirs = [n for n, event in View(self.storage, table).documents() if event["subject"] in gone]
-                changes += [Remove(table, sequence, sequence) for sequence in theirs]
-                for sequence in theirs:  # nobody waits for them any more
-                    for sink in self._cursors:
-                        self.mark(stream, sequence, "accepted", sink)
+                events = View(self.storage, f"events.{stream}").documents()
+                told += [(stream, sequence) for sequence, event in events if event["subject"] in gone]
+            changes += [Remove(f"events.{stream}", sequence, sequence) for stream, sequence in told]
             for number, call_id in enumerate(gone, (docs.last_id if docs else 0) + 1):
                 tombstone = {
                     "call_id": call_id,
@@ -410,6 +408,9 @@ class CallStore(CallReader):
                 }
                 changes.append(Put("tombstones", number, tombstone))
             self._write([*changes, *self._checkpoint()])
+            for stream, sequence in told:  # nobody waits for them any more
+                for sink in self._cursors:
+                    self.mark(stream, sequence, "accepted", sink)
         return [call_id for call_id in call_ids if call_id in held or call_id in self._open_ids]
 
     def obey(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -422,7 +423,9 @@ class CallStore(CallReader):
                 case {"do": "release", "call_id": str(call_id)}:
                     self.release(call_id)
                     return {}
-                case {"do": "erase", "call_ids": list(call_ids), "reason": str(reason), "who": str(who)}:
+                case {"do": "erase", "call_ids": list(call_ids), "reason": str(reason), "who": str(who)} if all(
+                    isinstance(call_id, str) for call_id in call_ids
+                ):
                     return {"kept": self.remove(call_ids, reason, who)}
                 case _:
                     return {"error": f"This version knows no request {request.get('do')!r}; update the unit."}
