@@ -103,7 +103,7 @@ class LocalServer:
 
 
 def _line(connection: socket.socket) -> bytes:
-    """What is sent up to the line's end. Raises TimeoutError when that takes too long, however little comes at a time."""
+    """What is sent up to the line's end. Raises TimeoutError when all of it takes too long."""
     until, data = time.monotonic() + _REQUEST_S, bytearray()
     while not data.endswith(b"\n") and len(data) < _MOST_BYTES:
         connection.settimeout(max(0.001, until - time.monotonic()))

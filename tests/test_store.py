@@ -363,6 +363,52 @@ def test_an_erasure_that_fails_takes_no_event_from_anybody(tmp_path: Path) -> No
     store.close()
 
 
+def test_a_segment_that_the_disk_does_not_give_is_an_alarm_and_stops_no_upkeep(
+    tmp_path: Path, mocker: MockerFixture
+) -> None:
+    mocker.patch("firmware.records.log.SEGMENT_BYTES", 20_000)
+    clock = Clock(WALL_NS)
+    store = CallStore(tmp_path / "store", "s", read_clock=clock)
+    for number in range(1, 60):
+        store.commit(call(number, outcome="missed", no_recording="not_answered"), [told(number)])
+    read = Path.read_bytes
+
+    def broken(path: Path) -> bytes:
+        if path.name.startswith("00000001."):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return read(path)
+
+    mocker.patch.object(Path, "read_bytes", broken)
+    store.remove([f"id-{number}" for number in (1, 30)], "asked for", "staff")
+    for _ in range(30):
+        try:
+            store.upkeep()
+        except StoreError as error:
+            assert "00000001.0.log: cannot be read (Input/output error); copy the store away" in str(error)
+    assert len(store.storage.sealed()) < 6, "a purge that fails begins a segment each time"
+    left = b"".join(read(path) for path in (tmp_path / "store").glob("*.log"))
+    assert b'"id-30","line"' not in left and b'"id-1","line"' in left
+    assert store.wrong and "00000001.0.log: cannot be read (Input/output error)." in store.wrong
+    mocker.stopall()
+    clock.passes(3_600 * S)
+    while store._unpurged():
+        store.upkeep()
+    assert b'"id-1","line"' not in b"".join(read(path) for path in (tmp_path / "store").glob("*.log"))
+    store.close()
+
+
+def test_a_hint_that_finds_no_room_loses_no_document(tmp_path: Path, mocker: MockerFixture) -> None:
+    store = CallStore(tmp_path / "store", "s")
+    for number in (1, 2, 3):
+        store.commit(call(number, outcome="missed", no_recording="not_answered"), [told(number)])
+    full = OSError(errno.ENOSPC, "No space left on device")
+    mocker.patch("firmware.records.database.write_hint", side_effect=full)
+    store.remove(["id-1"], "asked for", "staff")
+    assert sum(store.purge_steps()) > 0
+    assert [c["call_id"] for c in store.calls()] == ["id-2", "id-3"] and store.wrong is None
+    store.close()
+
+
 def test_a_line_whose_sync_failed_is_dropped(tmp_path: Path, mocker: MockerFixture) -> None:
     """It is whole on the disk, as far as one can read; but it was refused, and told again under the same number."""
     path = tmp_path / "store"

@@ -472,12 +472,27 @@ class LogStorage(Storage):
         """Write one hint that is missing. Returns whether there was one to write."""
         for segment in self.sealed():
             if segment.path.name not in self._no_hint and not segment.hint.exists():
-                head, effects = self._scan(segment, self._behind(segment))
+                self._no_hint.add(segment.path.name)  # whatever goes wrong: it is scanned at the next start
+                with self._reading(segment):
+                    head, effects = self._scan(segment, self._behind(segment))
                 if not head["problems"]:
                     self._in_words(lambda: write_hint(segment.hint, head, effects))  # noqa: B023 - called at once
                     return True
-                self._no_hint.add(segment.path.name)
         return False
+
+    @contextlib.contextmanager
+    def _reading(self, segment: Segment) -> Iterator[None]:
+        """A segment that cannot be read is an alarm, and stops the unit's loop no more than a full disk does."""
+        try:
+            yield
+        except StoreError:
+            raise
+        except OSError as error:
+            why = error.strerror or str(error)
+            self._found(Problem("failed", segment.path.name, f"cannot be read ({why})."))
+            raise StoreError(
+                f"{segment.path}: cannot be read ({why}); copy the store away and change the card."
+            ) from error
 
     def compact(self, segment: Segment, doomed: Callable[[Line], bool] | None = None, *, least: float = 0.25) -> int:
         """Take the bodies out of a sealed segment's lines whose documents have all been replaced or removed since.
@@ -486,6 +501,10 @@ class LogStorage(Storage):
         done for less than this part of the segment, unless a line is doomed. The chain stays whole. Returns the bytes
         that were freed. Raises StoreError.
         """
+        with self._reading(segment):
+            return self._compact(segment, doomed, least)
+
+    def _compact(self, segment: Segment, doomed: Callable[[Line], bool] | None, least: float) -> int:
         size = segment.path.stat().st_size
         if doomed is None and sum(docs.bytes_in(segment.number) for docs in self.tables.values()) > (1 - least) * size:
             return 0
@@ -513,7 +532,8 @@ class LogStorage(Storage):
         self._reader.replaced(new)
         head, effects = self._scan(new, self._behind(new))
         if not head["problems"]:
-            write_hint(new.hint, head, effects)
+            with contextlib.suppress(OSError):  # tidy() tries again; where the documents lie now must be known
+                write_hint(new.hint, head, effects)
         for name, ids in old.items():
             for doc_id in ids:
                 place = effects[name].places.get(doc_id) if name in effects else None

@@ -29,6 +29,7 @@ __all__ = ["CallReader", "CallStore", "StoreError", "read_table", "unit_runs"]
 SCHEMA = 2  # of the store; 1 was one JSON file
 _ACCEPTED_KEPT = 1000  # events of a stream that stay for a replay when every sink has them
 _DAY_NS = 86_400_000_000_000
+_PURGE_AGAIN_NS = 3_600_000_000_000  # each try begins a new segment
 STREAMS: tuple[Stream, ...] = ("call", "system", "audit")
 
 
@@ -260,6 +261,8 @@ class CallStore(CallReader):
                 own.setdefault(stream, _Cursor())
         self._dirty = False
         self._purging: Iterator[int] | None = None
+        self._purge_from_ns = 0
+        self._to_purge = True  # tombstones are looked through at the start, and when there are new ones
         self._compacted = 0  # segments up to this one were looked at since the start
         self._open_ids: dict[str, int] = {}  # calls that may still change
         self._signer = Signer(key) if key else None
@@ -408,6 +411,7 @@ class CallStore(CallReader):
                 }
                 changes.append(Put("tombstones", number, tombstone))
             self._write([*changes, *self._checkpoint()])
+            self._to_purge = True
             for stream, sequence in told:  # nobody waits for them any more
                 for sink in self._cursors:
                     self.mark(stream, sequence, "accepted", sink)
@@ -434,9 +438,13 @@ class CallStore(CallReader):
         except StoreError as error:
             return {"error": str(error)}
 
+    def _unpurged(self) -> dict[int, dict[str, Any]]:
+        """The tombstones of calls that the log has not been freed of."""
+        return {n: doc for n, doc in View(self.storage, "tombstones").documents() if not doc["purged"]}
+
     def purge_steps(self) -> Iterator[int]:
         """Free the log of what was removed, a segment at a time; yields the bytes that each step freed."""
-        waiting = {n: doc for n, doc in View(self.storage, "tombstones").documents() if not doc["purged"]}
+        waiting = self._unpurged()
         if not waiting:
             return
         # The last signature stands in a line of its own now: one that was written again elsewhere would not be good.
@@ -448,11 +456,16 @@ class CallStore(CallReader):
         """A step of what is never urgent: a hint, a removal, a segment's dead lines. For an idle moment."""
         if self.storage.tidy():
             return
-        if self._purging is None and any(not doc["purged"] for doc in View(self.storage, "tombstones").values()):
-            self._purging = self.purge_steps()
+        now_ns = self.read_clock().mono_ns
+        if self._purging is None and self._to_purge and now_ns >= self._purge_from_ns:
+            self._purging, self._to_purge = self.purge_steps(), False
         if self._purging is not None:
-            if next(self._purging, None) is None:
-                self._purging = None
+            try:
+                if next(self._purging, None) is None:
+                    self._purging = None
+            except StoreError:
+                self._purging, self._to_purge, self._purge_from_ns = None, True, now_ns + _PURGE_AGAIN_NS
+                raise
             return
         compacted = next((s for s in self.storage.sealed() if s.generation == 0 and s.number > self._compacted), None)
         if compacted:
@@ -461,7 +474,7 @@ class CallStore(CallReader):
 
     def anchor(self, read: ClockRead) -> None:
         """The clock has been set: from now on the times of this boot's calls are told by it. Once a boot is enough."""
-        if self._boot_id in self._anchors() or not self._find(_UNSYNCED, self._boot_id):
+        if not self._find(_UNSYNCED, self._boot_id) or self._boot_id in self._anchors():
             return
         clock = {"mono_ns": read.mono_ns, "wall_ns": read.wall_ns, "state": read.state}
         self._write([Put("anchors", self._boot, {"boot_id": self._boot_id, "clock": clock})])

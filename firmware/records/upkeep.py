@@ -192,7 +192,8 @@ def restore(source: Path, directory: Path) -> str:
 def purge(storage: LogStorage, call_ids: Collection[str]) -> Iterator[int]:
     """Take every line out of the log's segments that holds a document of these calls, which are removed by now.
 
-    Yields after each segment: the bytes that were freed. Raises StoreError.
+    Yields after each segment: the bytes that were freed. Raises StoreError, at the end: a segment that cannot be read
+    keeps no other one from being freed.
     """
     storage.seal()
     texts = [call_id.encode() for call_id in call_ids]
@@ -204,8 +205,16 @@ def purge(storage: LogStorage, call_ids: Collection[str]) -> Iterator[int]:
         head, _ = parts(body)
         return any(len(done) == 3 and _tells_of_calls(done[0]) for done in head["do"])
 
+    failed: StoreError | None = None
     for segment in storage.sealed():
-        yield storage.compact(segment, doomed)
+        freed = 0
+        try:
+            freed = storage.compact(segment, doomed)
+        except StoreError as error:
+            failed = failed or error
+        yield freed
+    if failed:
+        raise failed
 
 
 def _tells_of_calls(table: str) -> bool:
