@@ -332,6 +332,7 @@ class Unit:
             "contract": 1,
             "boot_id": self.boot_id,
             "store_id": self.store.store_id,
+            "public_key": self.store.public_key,
             "lines": len(self.recorders),
         }
 

@@ -105,7 +105,35 @@ def test_a_chain_that_was_written_anew_fails_against_the_key_known_from_elsewher
     key = json.loads(run(capsys, data, "verify", "--json")[1])["public_key"]
     assert run(capsys, data, "verify", "--key", key)[0] == 0
     code, said = run(capsys, tmp_path / "other", "verify", "--key", key)
-    assert code == 1 and "is not the unit's" in said
+    assert code == 1 and "is signed with another key" in said
+
+
+def test_a_key_that_was_lost_is_told_and_is_no_fault(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = json.loads(run(capsys, data, "verify", "--json")[1])["public_key"]
+    (data / "unit-key.pem").unlink()
+    code, said = run(capsys, data, "verify")
+    assert code == 0 and "another key" not in said
+    Unit(virtual_settings(story.parse("title T\n", data.parent / "t.txt"), data), board.load("line-tap-1")).close()
+    code, said = run(capsys, data, "verify")
+    assert code == 0 and "earlier lines were signed with another key" in said
+    assert run(capsys, data, "doctor")[0] == 0
+    code, said = run(capsys, data, "verify", "--key", key)
+    assert code == 1 and said.count("is signed with another key") == 1
+    code, said = run(capsys, data, "verify", "--key", "x")
+    assert code == 2 and "--key 'x' is no public key" in said
+
+
+@pytest.mark.parametrize("text", [b"garbage", b"", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
+def test_a_unit_whose_key_is_of_no_use_keeps_calls_and_says_so(
+    data: Path, capsys: pytest.CaptureFixture[str], text: bytes
+) -> None:
+    (data / "unit-key.pem").write_bytes(text)
+    unit = Unit(virtual_settings(story.parse("title T\n", data.parent / "t.txt"), data), board.load("line-tap-1"))
+    assert unit.store.public_key is None and unit._faults == ["store/1"]
+    assert unit.store.wrong and "unit-key.pem: holds no Ed25519 key; put the unit's own back" in unit.store.wrong
+    unit.close()
+    assert run(capsys, data, "hold", ids(data)[0], "--reason", "r")[0] == 0
+    assert (data / "unit-key.pem").read_bytes() == text
 
 
 def test_stock_tinydb_opens_an_export(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import getpass
+import re
 import shutil
 import sys
 import typing
@@ -24,6 +25,7 @@ from firmware.cli.main import InputError, json_line
 from firmware.cli.show import terminal
 from firmware.core.numbers import e164
 from firmware.local_api import LocalError, ask
+from firmware.records.evidence import public_key
 from firmware.records.log import Problem
 from firmware.records.store import CallReader, CallStore, StoreError, unit_runs
 from firmware.records.upkeep import Verdict, mentions
@@ -36,7 +38,9 @@ _REMEDY = {
     "rot": "What was in that line is lost, all else is there: put the segment back from a backup, or go on without it.",
     "missing": "Put the file back from a backup; the calls in it are not listed until then.",
     "chain": "Lines were taken out or changed: compare with a backup and with the checkpoints your broker keeps.",
-    "signature": "The store was signed with another key, or changed: compare with the key the unit publishes.",
+    "signature": "The store was signed with another key, or changed: compare with the `public_key` that the unit "
+    "publishes in `info` (`tsuroku store verify --key`).",
+    "key": "Signatures cover all before them: once the key is back, what was written meanwhile is signed too.",
     "failed": "Copy the store away (`tsuroku store backup`) and change the card: it may be failing.",
     "torn": "It had not been acknowledged, so nothing is lost: there is nothing to do.",
 }
@@ -70,8 +74,11 @@ def _in_words(path: Path) -> Iterator[None]:
 
 def verify(args: argparse.Namespace) -> int:
     """Exit code 1 when anything is not as it was written."""
-    with _in_words(data_dir(args)), _bar("Following the chain") as progress:
-        verdict = verify_store(_store(args), args.key, progress)
+    if args.key is not None and not re.fullmatch("[0-9a-fA-F]{64}", args.key):
+        raise InputError(f"--key {args.key!r} is no public key; give its 64 hexadecimal digits, as in `info`.")
+    data = data_dir(args)
+    with _in_words(data), _bar("Following the chain") as progress:
+        verdict = verify_store(_store(args), (args.key or public_key(data / KEY_FILE) or "").lower() or None, progress)
     wrong = [problem for problem in verdict.problems if problem.kind != "torn"]
     if args.json:
         print(json_line({**asdict(verdict), "good": not wrong}))
@@ -79,6 +86,9 @@ def verify(args: argparse.Namespace) -> int:
     console = terminal()
     for problem in verdict.problems:
         console.print(_sentence(problem), soft_wrap=True)
+    if verdict.other_keys and not wrong:
+        said = " earlier lines were signed with another key; so it is after a restore, and when the key was lost."
+        console.print(Text.assemble(("??", "yellow"), said), soft_wrap=True)
     console.print(_summary(verdict, good=not wrong), soft_wrap=True)
     return int(bool(wrong))
 
@@ -104,7 +114,7 @@ def doctor(args: argparse.Namespace) -> int:
     """Exit code 1 when anything is wrong."""
     with _in_words(data_dir(args)), _bar("Reading the store") as progress:
         store = _store(args)
-        verdict = verify_store(store, None, progress)
+        verdict = verify_store(store, public_key(data_dir(args) / KEY_FILE), progress)
         reader = CallReader(store)
         read = sum(1 for _ in reader.calls())
         lost = len(reader) - read
@@ -267,7 +277,7 @@ def backup(args: argparse.Namespace) -> int:
                 shutil.copyfile(source, copy.with_suffix(".part"))
                 copy.with_suffix(".part").rename(copy)
                 files += 1
-        verdict = verify_store(args.target / STORE)
+        verdict = verify_store(args.target / STORE, public_key(data / KEY_FILE))
     said = f"{copied / 1e6:.1f} MB of the store and {files} recordings copied; line {verdict.seq:,} is the last."
     print(f"{args.target}: {said}")
     return int(any(problem.kind != "torn" for problem in verdict.problems))

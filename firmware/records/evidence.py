@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -24,6 +24,24 @@ def _message(checkpoint: dict[str, Any]) -> bytes:
     return "\n".join(["tsuroku checkpoint 1", *(str(checkpoint[name]) for name in fields), ""]).encode()
 
 
+def _key_in(path: Path, text: bytes) -> Ed25519PrivateKey:
+    try:
+        key = serialization.load_pem_private_key(text, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None  # what the library says of it is no help
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ValueError(f"{path}: holds no Ed25519 key; put the unit's own back, or move it away to begin a new one.")
+    return key
+
+
+def public_key(path: Path) -> str | None:
+    """The public half of the unit's key, in hexadecimal; None where there is none, or none that can be read."""
+    try:
+        return _key_in(path, path.read_bytes()).public_key().public_bytes(*_RAW).hex()
+    except (OSError, ValueError):
+        return None
+
+
 class Signer:
     """The unit's Ed25519 key, made at first use. Raises OSError; ValueError for a file that holds no such key."""
 
@@ -32,13 +50,8 @@ class Signer:
             text = path.read_bytes()
         except FileNotFoundError:
             text = self._make(path)
-        key = serialization.load_pem_private_key(text, None)
-        if not isinstance(key, Ed25519PrivateKey):
-            raise ValueError(
-                f"{path}: holds no Ed25519 key; put the unit's own back, or move it away to begin a new one."
-            )
-        self._key = key
-        self.public_key = key.public_key().public_bytes(*_RAW).hex()
+        self._key = _key_in(path, text)
+        self.public_key = self._key.public_key().public_bytes(*_RAW).hex()
 
     @staticmethod
     def _make(path: Path) -> bytes:

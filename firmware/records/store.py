@@ -265,13 +265,29 @@ class CallStore(CallReader):
         self._to_purge = True  # tombstones are looked through at the start, and when there are new ones
         self._compacted = 0  # segments up to this one were looked at since the start
         self._open_ids: dict[str, int] = {}  # calls that may still change
-        self._signer = Signer(key) if key else None
+        self._signer = self._signer_of(key)
         self._signed_ns = 0
         if self._signer and meta.get("public_key") != self._signer.public_key:
             changes.append(Put("meta", 1, meta | {"public_key": self._signer.public_key}))
         changes += self._checkpoint()
         if changes:
             storage.commit(changes)
+
+    def _signer_of(self, key: Path | None) -> Signer | None:
+        """None also for a key that is of no use: calls are kept all the same, and `wrong` says that none is signed."""
+        try:
+            return Signer(key) if key else None
+        except ValueError as error:
+            says = str(error).removeprefix(f"{key}: ")
+        except OSError as error:
+            says = f"cannot be used ({error.strerror}); give it to the user that the unit runs as, with rights 0600."
+        self.storage.problems.append(Problem("key", str(key), f"{says} Until then nothing is signed."))
+        return None
+
+    @property
+    def public_key(self) -> str | None:
+        """What the signatures of this unit can be checked with; None while nothing is signed."""
+        return self._signer.public_key if self._signer else None
 
     def read_clock(self) -> ClockRead:
         """Both clocks; an unset one is never before the last time that is written in the store."""

@@ -39,15 +39,18 @@ class Verdict:
     signatures: int = 0  # good ones
     signed_seq: int = 0  # the last line that a good signature stands behind
     public_key: str | None = None
+    other_keys: list[str] = field(default_factory=list)  # signed before it: of a store that was restored, or a lost key
     problems: list[Problem] = field(default_factory=list)
 
 
 def verify(directory: Path, public_key: str | None = None, progress: Progress = lambda part: None) -> Verdict:
     """Follow the chain from the first line to the last, and check every signature on the way.
 
-    public_key: the unit's, known from elsewhere; else the first one that signed is taken for it. Raises OSError.
+    public_key: the unit's, known from elsewhere; else the first one that signed is taken for it. What another key has
+    signed counts where a signature of the unit's stands behind it, since that covers all before it. Raises OSError.
     """
     verdict = Verdict(public_key=public_key)
+    others: list[Problem] = []  # the first signature of another key that none of the unit's stands behind
     known = segments(directory)
     unknown = False  # the link of the last line that was met
     for number, segment in enumerate(known):
@@ -73,16 +76,17 @@ def verify(directory: Path, public_key: str | None = None, progress: Progress = 
             elif line.prev != verdict.link and not unknown:
                 verdict.problems.append(Problem("chain", where, f"line {line.seq} does not follow the one before it."))
             if line.body is not None:
-                _check_signature(verdict, line, where)
+                _check_signature(verdict, others, line, where)
             unknown = False
             verdict.lines += 1
             verdict.erased += line.body is None
             verdict.seq, verdict.link = line.seq, line.link
         progress((number + 1) / len(known))
+    verdict.problems += others
     return verdict
 
 
-def _check_signature(verdict: Verdict, line: Line, where: str) -> None:
+def _check_signature(verdict: Verdict, others: list[Problem], line: Line, where: str) -> None:
     body = line.body or b""
     head, at = parts(body)
     for done in head["do"]:
@@ -91,11 +95,19 @@ def _check_signature(verdict: Verdict, line: Line, where: str) -> None:
         name, _, size = done
         if name == "checkpoint":
             signed: dict[str, Any] = decode(body[at : at + size])
-            key = verdict.public_key = verdict.public_key or signed.get("key")
-            good = is_signed(signed, key or "") and (signed["seq"], signed["link"]) == (line.seq - 1, line.prev)
-            if good:
+            own = str(signed.get("key"))
+            key = verdict.public_key = verdict.public_key or own
+            fits = (signed["seq"], signed["link"]) == (line.seq - 1, line.prev)
+            if fits and is_signed(signed, key):
                 verdict.signatures += 1
                 verdict.signed_seq = signed["seq"]
+                others.clear()
+            elif fits and is_signed(signed, own):
+                if own not in verdict.other_keys:
+                    verdict.other_keys.append(own)
+                says = f"from line {line.seq} on it is signed with another key ({own[:16]}...) than the unit's."
+                if not others:
+                    others.append(Problem("signature", where, says))
             else:
                 says = f"the signature in line {line.seq} is not the unit's over what stands before it."
                 verdict.problems.append(Problem("signature", where, says))
