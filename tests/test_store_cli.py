@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pytest_mock import MockerFixture
 from tinydb import TinyDB
 
 from drivers.virtual import scenario as story
 from firmware.app import STORE, Unit
 from firmware.cli.main import main
 from firmware.local_api import LocalError, ask
-from firmware.records.store import CallReader
+from firmware.records.store import CallReader, CallStore
 from firmware.simulate import stepped, virtual_settings
 from hw import board
 
@@ -173,6 +174,84 @@ def test_erased_is_nowhere_any_more(data: Path, capsys: pytest.CaptureFixture[st
     code, said = run(capsys, data, "verify", "--json")
     assert code == 0 and json.loads(said)["erased"] > 0
     assert outgoing not in said
+
+
+def test_what_an_erasure_beside_the_unit_left_goes_when_it_is_done_again(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (incoming, missed, outgoing) = ids(data)
+    unit = Unit(virtual_settings(story.parse("title T\n", data.parent / "t.txt"), data), board.load("line-tap-1"))
+    unit.store.remove([incoming, outgoing], "asked for", "staff")  # what erase does there; then it was cut short
+    code, said = run(capsys, data, "erase", "0300001234")
+    assert code == 1 and "stop the unit and erase again" in said
+    unit.close()
+    code, said = run(capsys, data, "erase", "03-0000-1234")
+    assert code == 0 and "00000001.jsonl: told of the number, and is removed." in said
+    left = everything(data)
+    assert b"0300001234" not in left and b"0300001234".hex().encode() not in left
+    assert ids(data) == [missed] and not list((data / "recordings").rglob("*.flac"))
+    assert run(capsys, data, "verify")[0] == 0
+    assert run(capsys, data, "erase", "0300001234") == (0, "No call of that number is kept.\n")
+
+
+def test_the_journal_of_an_erased_call_goes_where_the_number_stands_key_by_key(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dialled = ids(data)[2]
+    unit = Unit(virtual_settings(story.parse("title T\n", data.parent / "t.txt"), data), board.load("line-tap-1"))
+    assert unit.store.remove([dialled], "asked for", "staff") == []
+    unit.close()
+    keyed, other = data / "journal" / "00000001.jsonl", data / "journal" / "00000002.jsonl"
+    keyed.write_text("\n".join(line for line in keyed.read_text().splitlines() if "CallerId" not in line))
+    assert b"0300001234" not in keyed.read_bytes()
+    run(capsys, data, "erase", "0300001234", "--yes")
+    assert not keyed.exists() and other.exists()
+
+
+@pytest.mark.parametrize("number", ["000", "0000", "12345", "30000123"])
+def test_a_part_of_a_number_is_not_that_number(data: Path, capsys: pytest.CaptureFixture[str], number: str) -> None:
+    assert run(capsys, data, "find", number) == (0, "No call of that number is kept.\n")
+    assert run(capsys, data, "erase", number, "--yes") == (0, "No call of that number is kept.\n")
+    assert len(ids(data)) == 3 and (data / "journal" / "00000001.jsonl").exists()
+
+
+def test_full_width_digits_are_digits(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = run(capsys, data, "find", "０３−００００−１２３４", "--json")[1]
+    assert len(said.splitlines()) == 2 and run(capsys, data, "find", "+81 3 0000 1234", "--json")[1] == said
+
+
+def test_a_recording_that_is_gone_keeps_no_other_from_being_disclosed(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    next((data / "recordings").rglob(f"{ids(data)[0]}.flac")).unlink()
+    code, said = run(capsys, data, "find", "0300001234", "--out", str(tmp_path / "out"))
+    assert code == 1 and "is not there any more" in said
+    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".flac", ".json", ".json"]
+
+
+def test_a_command_without_the_unit_takes_no_event_from_a_sink(
+    data: Path, capsys: pytest.CaptureFixture[str], mocker: MockerFixture
+) -> None:
+    mocker.patch("firmware.records.store._ACCEPTED_KEPT", 0)
+    store = CallStore(data / STORE, "s", sinks=("main",))
+    for entry in store.pending(100):
+        store.mark(entry.stream, entry.sequence, "accepted")
+    store.storage._written = False
+    store._write([])  # the cursors, and none of the events that another sink has not got
+    store.storage.close()
+    held = ids(data)[0]
+    assert run(capsys, data, "hold", held, "--reason", "r")[0] == 0
+    store = CallStore(data / STORE, "s", sinks=("crm",))
+    assert [entry.sequence for entry in store.pending(3)] == [1, 2, 3]
+    store.close()
+
+
+def test_root_writes_nothing_that_the_unit_could_not_read(
+    data: Path, capsys: pytest.CaptureFixture[str], mocker: MockerFixture
+) -> None:
+    mocker.patch("os.geteuid", return_value=data.stat().st_uid + 1)
+    code, said = run(capsys, data, "hold", ids(data)[0], "--reason", "r")
+    assert code == 2 and "is another user's; run this as the user tsuroku" in said
 
 
 def test_an_erasure_wants_a_yes(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -220,15 +220,15 @@ def export(args: argparse.Namespace) -> int:
     return 0
 
 
-def export_call(data: Path, call: Mapping[str, Any], out: Path) -> list[Path]:
-    """Copy a call's record and recording to a folder. Returns the files written."""
+def export_call(data: Path, call: Mapping[str, Any], out: Path, *, sound: bool = True) -> list[Path]:
+    """Copy a call's record and, with sound, its recording to a folder. Returns the files written."""
     name = str(call["call_id"])
     try:
         out.mkdir(parents=True, exist_ok=True)
         record = out / f"{name}.json"
         record.write_text(json.dumps(call, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         written = [record]
-        if call["recording"]:
+        if sound and call["recording"]:
             source = _recording(data, call)
             written.append(Path(shutil.copyfile(source, out / source.name)))
     except OSError as error:

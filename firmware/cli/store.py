@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import getpass
+import os
 import re
 import shutil
 import sys
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,12 @@ from firmware.app import KEY_FILE, STORE
 from firmware.cli.calls import data_dir, one_call, print_calls, reader_of
 from firmware.cli.main import InputError, json_line
 from firmware.cli.show import terminal
-from firmware.core.numbers import e164
+from firmware.core.numbers import digits_of, e164, national
 from firmware.local_api import LocalError, ask
 from firmware.records.evidence import public_key
 from firmware.records.log import Problem
 from firmware.records.store import CallReader, CallStore, StoreError, unit_runs
-from firmware.records.upkeep import Verdict, mentions
+from firmware.records.upkeep import Verdict, journal_of, mentions, tells_of
 from firmware.records.upkeep import backup as copy_store
 from firmware.records.upkeep import export as export_store
 from firmware.records.upkeep import restore as restore_store
@@ -67,6 +68,8 @@ def _in_words(path: Path) -> Iterator[None]:
         yield
     except (StoreError, LocalError) as error:
         raise InputError(str(error)) from error
+    except BrokenPipeError:
+        raise  # of the output
     except OSError as error:
         where = error.filename or path
         raise InputError(f"{where}: cannot be used ({error.strerror}); run this as the user tsuroku.") from error
@@ -148,12 +151,19 @@ def export(args: argparse.Namespace) -> int:
     return 0
 
 
-def _of_number(reader: CallReader, number: str) -> list[Mapping[str, Any]]:
-    digits = "".join(c for c in number if c.isdigit())
+def _spellings(number: str) -> set[str]:
+    """The digits of a number, as typed and in every form that it is kept in."""
+    typed = digits_of(number)
+    digits = "".join(c for c in typed if c.isdigit())
     if len(digits) < 3:
         raise InputError(f"{number!r} is no telephone number; give it whole, or as it was received.")
-    spellings = {digits, *(s.lstrip("+") for s in (e164(number, c) for c in typing.get_args(Country)) if s)}
-    return [call for call in reader.calls() if any(mentions(call, spelling) for spelling in spellings)]
+    whole = {e164(typed, country) for country in typing.get_args(Country)} - {None}
+    forms = {digits, *map(str, whole), *(str(national(each)) for each in whole)}
+    return {"".join(c for c in form if c.isdigit()) for form in forms}
+
+
+def _of_number(reader: CallReader, spellings: Collection[str]) -> list[Mapping[str, Any]]:
+    return [call for call in reader.calls() if mentions(call, spellings)]
 
 
 def find(args: argparse.Namespace) -> int:
@@ -162,12 +172,20 @@ def find(args: argparse.Namespace) -> int:
 
     data = data_dir(args)
     with reader_of(data) as reader:
-        calls = _of_number(reader, args.number)
+        calls = _of_number(reader, _spellings(args.number))
         holds = reader.holds()
     if args.out:
+        gone = 0
         for call in calls:
-            for path in export_call(data, call, args.out):
+            recording = call["recording"]
+            if recording and not (data / recording["path"]).exists():
+                print(f"{data / recording['path']}: is not there any more; look for it on a backup.", file=sys.stderr)
+                gone, recording = 1, None
+            for path in export_call(data, call, args.out, sound=recording is not None):
                 print(path)
+        return gone
+    if not calls and not args.json:
+        print(_NONE_KEPT)
         return 0
     if args.json:
         for call in calls:
@@ -177,11 +195,20 @@ def find(args: argparse.Namespace) -> int:
     return 0
 
 
+def _as_its_user(data: Path) -> None:
+    """What root wrote here the unit could not open at its next start."""
+    if os.geteuid() != data.stat().st_uid:
+        raise InputError(f"{data}: is another user's; run this as the user tsuroku (`sudo -u tsuroku tsuroku store`).")
+
+
 @contextlib.contextmanager
 def _owner(data: Path) -> Iterator[CallStore]:
     """The store itself, for as long as no unit runs on it."""
+    _as_its_user(data)
     boot, key = clock.boot_id(), data / KEY_FILE
-    store = CallStore(data / STORE, "", boot_id=boot, read_clock=clock.read_clock, key=key if key.exists() else None)
+    store = CallStore(  # without sinks, so that none of theirs goes
+        data / STORE, "", sinks=(), boot_id=boot, read_clock=clock.read_clock, key=key if key.exists() else None
+    )
     try:
         yield store
     finally:
@@ -219,50 +246,58 @@ def release(args: argparse.Namespace) -> int:
 
 
 def erase(args: argparse.Namespace) -> int:
-    """Exit code 1 when something of the number is still there."""
-    data = data_dir(args)
+    """Exit code 1 when something of the number is still there. Done again, it takes up what an earlier one left."""
+    data, spellings = data_dir(args), _spellings(args.number)
     with reader_of(data) as reader:
-        calls = _of_number(reader, args.number)
-    if not calls:
-        print("No call of that number is kept.")
-        return 0
-    if not args.yes:
+        calls = _of_number(reader, spellings)
+        waiting = any(not tombstone["purged"] for tombstone in reader.tombstones())
+    if calls and not args.yes:
         print_calls(calls, terminal())
         question = f"Erase these {len(calls)} calls and their recordings? [y/N] "
         if not sys.stdin.isatty() or input(question).lower() != "y":
             raise InputError("nothing was erased; answer y, or give --yes.")
+    kept: list[str] = []
     with _in_words(data):
-        ids = [call["call_id"] for call in calls]
-        kept = set(_do(data, {"do": "erase", "call_ids": ids, "reason": args.reason, "who": getpass.getuser()})["kept"])
-        gone = [call for call in calls if call["call_id"] not in kept]
-        _remove_files(data, gone)
-        left = _still_there(data, gone)
-    print(f"{len(gone)} calls are erased.")
-    for call_id in sorted(kept):
+        if calls or (waiting and not unit_runs(data / STORE)):
+            ids = [call["call_id"] for call in calls]
+            request = {"do": "erase", "call_ids": ids, "reason": args.reason, "who": getpass.getuser()}
+            kept = sorted(_do(data, request)["kept"])
+        removed, left = _free_files(data, () if kept else spellings)
+    for path in removed:
+        print(f"{path}: told of the number, and is removed.")
+    print(f"{len(calls) - len(kept)} calls are erased." if calls else _NONE_KEPT)
+    for call_id in kept:
         print(f"{call_id}: stays, since it is held or going on.")
+    if len(calls) > len(kept) and unit_runs(data / STORE):
+        print("The unit frees its log of them while nobody is calling.")
     for path in left:
         print(f"{path}: holds the number still, and the unit uses it; stop the unit and erase again.")
     return int(bool(kept or left))
 
 
-def _remove_files(data: Path, calls: Sequence[Mapping[str, Any]]) -> None:
-    for call in calls:
-        for path in (data / "recordings").glob(f"*/{call['call_id']}*"):
+_NONE_KEPT = "No call of that number is kept."
+
+
+def _free_files(data: Path, spellings: Collection[str]) -> tuple[list[Path], list[Path]]:
+    """Remove what lies beside the store of calls that are erased, also by an earlier command that was cut short.
+
+    Returns the files that told of a number beside other things: those that were removed, and those that a unit uses.
+    """
+    with reader_of(data) as reader:
+        tombstones = reader.tombstones()
+    gone = {tombstone["call_id"] for tombstone in tombstones}
+    for path in (data / "recordings").glob("*/*"):
+        if path.name.split(".")[0] in gone:
             path.unlink()
-
-
-def _still_there(data: Path, calls: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """Files beside the store that hold one of these calls' numbers. While no unit runs they are removed."""
-    numbers = {call["caller"][name] for call in calls for name in ("raw", "number")}
-    numbers |= {(call["dialled"] or {}).get(name) for call in calls for name in ("raw", "number")}
-    texts = [number.encode() for number in numbers if number]
-    others = [*(data / "journal").glob("*.jsonl"), *(data / "support").glob("*"), *data.glob("calls.json.*")]
-    holding = [path for path in others if path.is_file() and any(text in path.read_bytes() for text in texts)]
+    journals = [*(data / "journal").glob("*.jsonl")]
+    others = [*(data / "support").glob("*"), *data.glob("calls.json.*")]
+    holding = [path for path in journals if any(journal_of(path, tombstone) for tombstone in tombstones)]
+    holding += [path for path in [*journals, *others] if path not in holding and tells_of(path, spellings)]
     if unit_runs(data / STORE):
-        return holding
+        return [], holding
     for path in holding:
         path.unlink()
-    return []
+    return holding, []
 
 
 def backup(args: argparse.Namespace) -> int:

@@ -131,6 +131,10 @@ class CallReader:
         """Calls that nothing may remove, with why, by whom and since when."""
         return {doc["call_id"]: doc for doc in View(self.storage, "holds").values()}
 
+    def tombstones(self) -> list[dict[str, Any]]:
+        """What is left of the calls that were removed: which, why, by whom, when, and whether the log is free of it."""
+        return list(View(self.storage, "tombstones").values())
+
     def calls(self, after: int = 0) -> Iterator[dict[str, Any]]:
         """All, in the order of filing; after: without so many that were filed first."""
         docs = self.storage.tables.get("calls")
@@ -417,9 +421,11 @@ class CallStore(CallReader):
                 events = View(self.storage, f"events.{stream}").documents()
                 told += [(stream, sequence) for sequence, event in events if event["subject"] in gone]
             changes += [Remove(f"events.{stream}", sequence, sequence) for stream, sequence in told]
-            for number, call_id in enumerate(gone, (docs.last_id if docs else 0) + 1):
+            for number, (call_id, doc_id) in enumerate(gone.items(), (docs.last_id if docs else 0) + 1):
+                call = self.storage.doc("calls", doc_id) or {}
                 tombstone = {
                     "call_id": call_id,
+                    **{name: call.get(name) for name in ("boot_id", "opened_ns", "ended_ns")},  # to find its journal
                     "reason": reason,
                     "who": who,
                     "at": at.iso(at.mono_ns),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -233,12 +234,46 @@ def _tells_of_calls(table: str) -> bool:
     return table == "calls" or table.startswith("events.")
 
 
-def mentions(call: Mapping[str, Any], digits: str) -> bool:
-    """Whether a call's record holds a number that contains these digits, wherever in it."""
+def mentions(call: Mapping[str, Any], spellings: Collection[str]) -> bool:
+    """Whether a call's record holds one of these spellings (digits) of a number, wherever in it.
+
+    A whole number is also found behind a prefix; a short one (110, an extension) must be all that was sent or keyed.
+    """
     caller, dialled = call["caller"], call["dialled"] or {}
-    spellings = [caller[name] for name in ("raw", "number", "national", "redirecting", "called")]
-    spellings += [dialled.get(name) for name in ("raw", "number", "national")]
-    spellings += [mark["detail"] for mark in call["marks"] if mark["kind"] == "call_waiting"]
-    spellings += [each["raw"] for each in caller["disagreement"]]
-    texts = ("".join(c for c in spelling if c.isdigit()) for spelling in spellings if spelling)
-    return any(digits in text for text in texts)
+    kept = [caller[name] for name in ("raw", "number", "national", "redirecting", "called")]
+    kept += [dialled.get(name) for name in ("raw", "digits", "number")]
+    kept += [mark["detail"] for mark in call["marks"] if mark["kind"] == "call_waiting"]
+    kept += [each["raw"] for each in caller["disagreement"]]
+    texts = {"".join(c for c in text if c.isdigit()) for text in kept if text}
+    return any(
+        spelling == text or (len(spelling) >= _WHOLE and spelling in text) for spelling in spellings for text in texts
+    )
+
+
+_WHOLE = 9  # digits that no part of another number is taken for
+
+
+def tells_of(path: Path, spellings: Collection[str]) -> bool:
+    """Whether a file holds one of these spellings: as text, or as the hexadecimal octets of a caller ID frame."""
+    text = path.read_bytes()
+    for spelling in spellings:
+        digits = spelling.encode()
+        if len(digits) < _WHOLE:
+            if b'"%s"' % digits in text:
+                return True
+            continue
+        even = bytes(octet | 0x80 if octet.bit_count() % 2 else octet for octet in digits)  # Japan's parity
+        hexadecimal = digits.hex(), even.hex(), digits.hex().upper(), even.hex().upper()
+        if digits in text or any(form.encode() in text for form in hexadecimal):
+            return True
+    return False
+
+
+def journal_of(path: Path, removed: Mapping[str, Any]) -> bool:
+    """Whether a journal goes over the time of a call that was removed (its tombstone): it gives the call again."""
+    text = path.read_bytes()
+    if not removed.get("boot_id") or f'"boot_id":"{removed["boot_id"]}"'.encode() not in text[:65536]:
+        return False
+    times = [int(at) for at in re.findall(rb'"at_ns":(\d+)', text)]
+    ends = removed["ended_ns"]
+    return bool(times) and times[0] <= (times[-1] if ends is None else ends) and removed["opened_ns"] <= times[-1]
