@@ -362,6 +362,65 @@ def test_backup_beside_a_running_unit_and_restore(
     assert run(capsys, tmp_path / "empty", "restore", str(tmp_path))[0] == 2
 
 
+def test_a_backup_is_for_its_owner_and_forgets_what_was_erased(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "usb"
+    assert run(capsys, data, "backup", str(target))[0] == 0
+    files = [path for path in target.rglob("*") if path.is_file()]
+    assert len(files) >= 3 and all(path.stat().st_mode & 0o077 == 0 for path in files)
+    assert run(capsys, data, "erase", "0300001234", "--yes")[0] == 0
+    assert run(capsys, data, "backup", str(target))[0] == 0
+    assert b"0300001234" not in everything(target) and not list(target.rglob("*.flac"))
+
+
+@pytest.mark.parametrize("damage", ["empty", "flipped"])
+def test_a_damaged_store_takes_no_good_backup_away(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    target = tmp_path / "usb"
+    assert run(capsys, data, "backup", str(target))[0] == 0
+    before = everything(target)
+    segment = data / STORE / "00000001.0.log"
+    text = segment.read_bytes()
+    segment.write_bytes(bytes(len(text)) if damage == "empty" else text.replace(b'"missed"', b'"mixxed"', 1))
+    code, said = run(capsys, data, "backup", str(target))
+    assert code != 0 and len(said.splitlines()) == 1
+    assert everything(target) == before
+    assert run(capsys, tmp_path / "new", "restore", str(target))[0] == 0
+    assert len(ids(tmp_path / "new")) == 3
+
+
+def test_a_restore_that_was_cut_short_is_done_again(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], mocker: MockerFixture
+) -> None:
+    target, new = tmp_path / "usb", tmp_path / "new"
+    assert run(capsys, data, "backup", str(target))[0] == 0
+    broken = mocker.patch("shutil.copyfileobj", side_effect=OSError(28, "No space left on device"))
+    code, said = run(capsys, new, "restore", str(target))
+    assert code == 2 and "(No space left on device)" in said
+    mocker.stop(broken)
+    assert run(capsys, new, "restore", str(target))[0] == 0
+    assert len(list(new.rglob("*.flac"))) == len(list(data.rglob("*.flac"))) > 0
+    assert not list(new.rglob("*.part"))
+
+
+def test_a_restore_leaves_an_old_store_alone(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, data, "backup", str(tmp_path / "usb"))[0] == 0
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "calls.json").write_text("{}")
+    code, said = run(capsys, tmp_path / "new", "restore", str(tmp_path / "usb"))
+    assert code == 2 and "calls.json: holds a store; move it away first." in said
+
+
+def test_half_an_export_is_not_left(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], mocker: MockerFixture
+) -> None:
+    mocker.patch("firmware.records.upkeep.json.dumps", side_effect=OSError(28, "No space left on device"))
+    code, said = run(capsys, data, "export", "--json", str(tmp_path / "all.json"))
+    assert code == 2 and "(No space left on device)" in said and not (tmp_path / "all.json").exists()
+
+
 def test_no_store_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for action in ("verify", "doctor"):
         code, said = run(capsys, tmp_path, action)

@@ -7,7 +7,6 @@ import contextlib
 import getpass
 import os
 import re
-import shutil
 import sys
 import typing
 from collections.abc import Collection, Iterator, Mapping
@@ -27,9 +26,9 @@ from firmware.cli.show import terminal
 from firmware.core.numbers import digits_of, e164, national
 from firmware.local_api import LocalError, ask
 from firmware.records.evidence import public_key
-from firmware.records.log import Problem
+from firmware.records.log import Problem, make_directory
 from firmware.records.store import CallReader, CallStore, StoreError, unit_runs
-from firmware.records.upkeep import Verdict, journal_of, mentions, tells_of
+from firmware.records.upkeep import Verdict, copy_recordings, journal_of, mentions, tells_of
 from firmware.records.upkeep import backup as copy_store
 from firmware.records.upkeep import export as export_store
 from firmware.records.upkeep import restore as restore_store
@@ -145,9 +144,13 @@ def export(args: argparse.Namespace) -> int:
         if args.file == Path("-"):
             export_store(reader.storage, sys.stdout)
             return 0
-        with args.file.open("x", encoding="utf-8") as file:
-            args.file.chmod(0o600)
-            export_store(reader.storage, file)
+        descriptor = os.open(args.file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                export_store(reader.storage, file)
+        except BaseException:
+            args.file.unlink()  # half of it would look like all of it
+            raise
     return 0
 
 
@@ -301,32 +304,27 @@ def _free_files(data: Path, spellings: Collection[str]) -> tuple[list[Path], lis
 
 
 def backup(args: argparse.Namespace) -> int:
+    """Exit code 1 when the copy is not whole, which is so when the store is not."""
     data = data_dir(args)
     with _in_words(args.target), _bar("Copying the store") as progress:
         copied = copy_store(_store(args), args.target / STORE, progress)
-        files = 0
-        for source in sorted((data / "recordings").glob("*/*.flac")):
-            copy = args.target / source.relative_to(data)
-            if not copy.exists() or copy.stat().st_size != source.stat().st_size:
-                copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                shutil.copyfile(source, copy.with_suffix(".part"))
-                copy.with_suffix(".part").rename(copy)
-                files += 1
+        with reader_of(data) as reader:
+            erased = {tombstone["call_id"] for tombstone in reader.tombstones()}
+        files = copy_recordings(data / "recordings", args.target / "recordings", erased)
         verdict = verify_store(args.target / STORE, public_key(data / KEY_FILE))
     said = f"{copied / 1e6:.1f} MB of the store and {files} recordings copied; line {verdict.seq:,} is the last."
     print(f"{args.target}: {said}")
-    return int(any(problem.kind != "torn" for problem in verdict.problems))
+    wrong = [problem for problem in verdict.problems if problem.kind != "torn"]
+    if wrong:
+        print(f"{wrong[0].where}: {wrong[0].says} `tsuroku store doctor` tells what to do.")
+    return int(bool(wrong))
 
 
 def restore(args: argparse.Namespace) -> int:
     data = data_dir(args)
     with _in_words(data):
-        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(data)
+        _as_its_user(data)
         store_id = restore_store(args.source / STORE, data / STORE)
-        for source in sorted((args.source / "recordings").glob("*/*.flac")):
-            copy = data / source.relative_to(args.source)
-            if not copy.exists():
-                copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                shutil.copyfile(source, copy)
     print(f"{data}: restored; the store's new id is {store_id}.")
     return 0

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+OLD_FILE = "calls.json"  # beside the store's folder: what version 0.1 kept
 SEGMENT_BYTES = 8 << 20  # a longer line gets a segment of its own
 _AHEAD_BYTES = 1 << 20
 _ZEROS = bytes(_AHEAD_BYTES)

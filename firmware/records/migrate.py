@@ -15,9 +15,8 @@ from firmware.core.call import SCHEMA as CALL_SCHEMA
 from firmware.core.call import Call
 from firmware.records.database import LogStorage, Put, StoreError
 from firmware.records.index import Index
-from firmware.records.log import free_name, sync_directory
+from firmware.records.log import OLD_FILE, free_name, sync_directory
 
-OLD_FILE = "calls.json"
 _READS = f"1 (calls up to {CALL_SCHEMA})"
 
 

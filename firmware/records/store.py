@@ -20,8 +20,8 @@ from firmware.core.outbox import OutboxEntry
 from firmware.records.database import Change, LogStorage, Put, Remove, StoreError, View
 from firmware.records.evidence import Signer
 from firmware.records.index import Index, second, text_key
-from firmware.records.log import Problem, make_directory
-from firmware.records.migrate import OLD_FILE, migrate
+from firmware.records.log import OLD_FILE, Problem, make_directory
+from firmware.records.migrate import migrate
 from firmware.records.upkeep import purge
 
 __all__ = ["CallReader", "CallStore", "StoreError", "read_table", "unit_runs"]

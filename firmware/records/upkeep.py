@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from typing import IO, Any
 from firmware.records.database import LogStorage, Put, StoreError, View, decode, parts
 from firmware.records.evidence import is_signed
 from firmware.records.log import (
+    OLD_FILE,
     ORIGIN,
     Bad,
     Line,
@@ -153,6 +155,12 @@ def backup(directory: Path, target: Path, progress: Progress = lambda part: None
                 data = data[
                     : max((line.offset + line.size for line in lines(data) if isinstance(line, Line)), default=0)
                 ]
+            # A segment only grows: what is less, or other, than the copy has been damaged since.
+            if copy.exists() and not data.startswith(copy.read_bytes()):
+                raise StoreError(
+                    f"{segment.path}: is not any more what was copied before, and the copy in {target} is left alone; "
+                    "`tsuroku store doctor` tells what is wrong. Give an empty folder for another copy."
+                )
             _put(copy, data)
             copied += len(data)
         for other in target.glob(f"{segment.number:08d}.*.log"):
@@ -163,27 +171,55 @@ def backup(directory: Path, target: Path, progress: Progress = lambda part: None
     return copied
 
 
-def _put(path: Path, data: bytes) -> None:
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes its place when it is whole, for its owner only. A USB disk's FAT knows no rights to change."""
     part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(data)
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
     part.rename(path)
 
 
-def restore(source: Path, directory: Path) -> str:
-    """Make a store of a backup, where there is none. It gets an id of its own, so that what it tells from now on is not
-    taken for what the lost one told. Returns the id. Raises StoreError, OSError.
+def _put(path: Path, data: bytes) -> None:
+    with _whole(path) as file:
+        file.write(data)
+
+
+def copy_recordings(source: Path, target: Path, erased: Collection[str] = ()) -> int:
+    """Copy what is not there yet from one recordings folder to another; those of erased calls go there too.
+
+    Returns how many were copied. Raises OSError.
     """
-    if any(directory.glob("*.log")):
-        raise StoreError(f"{directory}: holds a store; move it away first.")
+    for copy in target.glob("*/*"):
+        if copy.name.split(".")[0] in erased:
+            copy.unlink()
+    copied = 0
+    for recording in sorted(source.glob("*/*.flac")):
+        copy = target / recording.relative_to(source)
+        if not copy.exists() or copy.stat().st_size != recording.stat().st_size:
+            make_directory(copy.parent)
+            with recording.open("rb") as sound, _whole(copy) as file:
+                shutil.copyfileobj(sound, file)
+            copied += 1
+    return copied
+
+
+def restore(source: Path, directory: Path) -> str:
+    """Make a store of a backup, where there is none, and put the recordings back. It gets an id of its own, so that what
+    it tells from now on is not taken for what the lost one told. Returns the id. Raises StoreError, OSError.
+    """
+    for held in (directory, directory.with_name(OLD_FILE)):
+        if held.is_file() or any(held.glob("*.log")):
+            raise StoreError(f"{held}: holds a store; move it away first.")
     if not any(source.glob("*.log")):
         raise StoreError(f"{source}: holds no backup; give the folder that `tsuroku store backup` wrote.")
+    copy_recordings(source.with_name("recordings"), directory.with_name("recordings"))  # first: a store ends a restore
     made = directory.with_name(directory.name + ".new")
     shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(mode=0o700, parents=True)
+    make_directory(made)
     for segment in segments(source):
         _put(made / segment.path.name, segment.path.read_bytes())
     storage = LogStorage(made)
