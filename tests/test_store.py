@@ -25,9 +25,9 @@ from firmware.core.call import Call, CallEvent, ClockRead, ClockState
 from firmware.core.caller import Caller
 from firmware.core.numbers import Dialled
 from firmware.records.database import LogDB
-from firmware.records.log import Line, lines, segments
+from firmware.records.log import Line, Segment, lines, segments
 from firmware.records.store import CallReader, CallStore, StoreError, read_table, unit_runs
-from firmware.records.upkeep import export, verify
+from firmware.records.upkeep import backup, export, verify
 from tests.test_log import ROOT, no_file_longer_than, with_a_file_system
 
 S = 1_000_000_000
@@ -517,6 +517,43 @@ def test_a_reader_keeps_reading_while_segments_are_written_anew(tmp_path: Path) 
     assert sum(store.purge_steps()) > 0
     assert [c["call_id"] for c in reader.calls()] == ["id-1", "id-3"], "what is erased is erased here too"
     assert reader.get("id-3") is not None and reader.problems == []
+    reader.close()
+    store.close()
+
+
+def test_readers_beside_upkeep_miss_no_segment_that_is_written_anew(tmp_path: Path, mocker: MockerFixture) -> None:
+    """Each time that one looks which segments there are, all of them are written anew before it reads one."""
+    mocker.patch("firmware.records.log.SEGMENT_BYTES", 4000)
+    path = tmp_path / "store"
+    store = CallStore(path, "s")
+    for number in range(1, 40):
+        store.commit(call(number, outcome="missed", no_recording="not_answered"), [told(number)])
+    doomed = [f"id-{number}" for number in range(1, 30, 3)]
+    kept = [f"id-{number}" for number in range(1, 40) if f"id-{number}" not in doomed]
+    reader, looked = CallReader(path), 0
+    calls = reader.calls()
+    next(calls)
+
+    def looking(directory: Path) -> list[Segment]:
+        nonlocal looked
+        known = segments(directory)
+        looked += 1
+        if looked in (1, 3, 5, 7):
+            store.remove([doomed.pop()], "asked for", "staff")
+            for _ in store.purge_steps():
+                pass
+        return known
+
+    for module in ("database", "upkeep"):
+        mocker.patch(f"firmware.records.{module}.segments", looking)
+    another = CallReader(path)
+    assert len(list(another.calls())) == len(kept) + len(doomed)
+    another.close()
+    assert verify(path).problems == []
+    backup(path, tmp_path / "usb")
+    assert ids(tmp_path / "usb") == [f"id-{n}" for n in range(1, 40) if f"id-{n}" in {*kept, *doomed}]
+    assert {*kept, *doomed} - {"id-1"} <= {c["call_id"] for c in calls}
+    assert looked > 4 and reader.problems == [] and len(doomed) < 8
     reader.close()
     store.close()
 

@@ -55,6 +55,7 @@ _LAST_KEY = (1 << 32) - 1
 _MOST_PROBLEMS = 1000
 _CLOSE = 8192  # bytes between two documents
 _AHEAD = 16384  # bytes that are read at once
+_TRIES = 10  # of a reader whose segments are written anew under its hands
 _SPACE = ord(" ")  # before a document that orjson refuses
 
 
@@ -170,9 +171,19 @@ class LogStorage(Storage):
             ) from error
 
     def _open(self) -> None:
+        for again in range(_TRIES, -1, -1):
+            try:
+                self._open_now()
+                return
+            except FileNotFoundError:
+                if self.writable or not again:
+                    raise  # else a segment was written anew between looking and reading
+
+    def _open_now(self) -> None:
         known = segments(self.directory)
         if self.writable:
             remove_leftovers(self.directory, known)
+        self._reader.close()
         self.tables, self._reader = {}, Reader(known)
         self.seq, self.link, self.last_at = 0, ORIGIN, None
         expected, end = 1, 0
@@ -328,15 +339,18 @@ class LogStorage(Storage):
         if where is None:
             return None
         start, size, crc = where
-        try:
-            data = self._reader.read(start, size)
-        except OSError as error:
-            again = self._again(name, doc_id) if isinstance(error, FileNotFoundError) and not self.writable else None
-            if again is None:
-                self._lost(name, doc_id, start, error.strerror or str(error))
-                return None
-            start, size, crc = again
-            data = self._reader.read(start, size)
+        for again in range(_TRIES, -1, -1):
+            try:
+                data = self._reader.read(start, size)
+                break
+            except OSError as error:
+                if self.writable or not again or not isinstance(error, FileNotFoundError):
+                    self._lost(name, doc_id, start, error.strerror or str(error))
+                    return None
+            where = self._again(name, doc_id)
+            if where is None:
+                return None  # removed, since this reader opened
+            start, size, crc = where
         if zlib.crc32(data) != crc:
             self._lost(name, doc_id, start, "its checksum fails")
             return None
@@ -352,7 +366,7 @@ class LogStorage(Storage):
         docs = self.tables.get(name)
         if docs is None:
             return
-        read, crc32 = self._reader.read, zlib.crc32
+        crc32 = zlib.crc32
         ahead, ahead_start, end = b"", 0, 0
         moves = -1
         for doc_id in ids:
@@ -371,7 +385,7 @@ class LogStorage(Storage):
                 close = 0 <= start - end <= _CLOSE
                 ahead_start, at = start, 0
                 try:
-                    ahead = read(start, max(size, _AHEAD) if close else size)
+                    ahead = self._reader.read(start, max(size, _AHEAD) if close else size)
                 except OSError:
                     ahead = b""
             end = start + size

@@ -144,14 +144,30 @@ def segments(directory: Path) -> list[Segment]:
     return [newest[number] for number in sorted(newest)]
 
 
+def read_segment(segment: Segment) -> tuple[Segment, bytes]:
+    """All of a segment; where it was written anew meanwhile, of the new generation, which holds the same chain."""
+    while True:
+        try:
+            return segment, segment.path.read_bytes()
+        except FileNotFoundError:
+            known = segments(segment.path.parent)
+            newer = next((each for each in known if each.number == segment.number), segment)
+            if newer == segment:
+                raise
+            segment = newer
+
+
 def first_seq(following: Sequence[Segment]) -> int | None:
     """The number of the first line in these segments; the first ones may hold none."""
     for segment in following:
-        with segment.path.open("rb") as file:
-            data = file.read(1 << 16)
+        try:
+            with segment.path.open("rb") as file:
+                data = file.read(1 << 16)
+        except FileNotFoundError:
+            segment, data = read_segment(segment)
         first = next((line for line in lines(data) if isinstance(line, Line)), None)
         if first is None and data.strip(b"\0"):
-            first = next((line for line in lines(segment.path.read_bytes()) if isinstance(line, Line)), None)
+            first = next((line for line in lines(read_segment(segment)[1]) if isinstance(line, Line)), None)
         if first is not None:
             return first.seq
     return None

@@ -21,9 +21,11 @@ from firmware.records.log import (
     Bad,
     Line,
     Problem,
+    Segment,
     first_seq,
     lines,
     make_directory,
+    read_segment,
     segments,
     sync_directory,
 )
@@ -60,7 +62,8 @@ def verify(directory: Path, public_key: str | None = None, progress: Progress = 
         limit = first_seq(known[number + 1 :])
         if segment.number != (known[number - 1].number + 1 if number else 1):
             verdict.problems.append(Problem("missing", segment.path.name, "a segment before it is missing."))
-        for line in lines(segment.path.read_bytes()):
+        segment, data = read_segment(segment)
+        for line in lines(data):
             where = f"{segment.path.name} at byte {line.offset}"
             if isinstance(line, Line) and limit is not None and line.seq >= limit:
                 break  # was never acknowledged
@@ -149,8 +152,9 @@ def backup(directory: Path, target: Path, progress: Progress = lambda part: None
     for number, segment in enumerate(known):
         last = number + 1 == len(known)
         copy = target / segment.path.name
-        if last or not copy.exists() or copy.stat().st_size != segment.path.stat().st_size:
-            data = segment.path.read_bytes()
+        if last or not copy.exists() or copy.stat().st_size != _size(segment):
+            segment, data = read_segment(segment)
+            copy = target / segment.path.name
             if last:  # up to where it is whole; the unit may be writing the next line
                 data = data[
                     : max((line.offset + line.size for line in lines(data) if isinstance(line, Line)), default=0)
@@ -169,6 +173,14 @@ def backup(directory: Path, target: Path, progress: Progress = lambda part: None
         progress((number + 1) / len(known))
     sync_directory(target)
     return copied
+
+
+def _size(segment: Segment) -> int | None:
+    """None for one that was written anew meanwhile."""
+    try:
+        return segment.path.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 @contextlib.contextmanager
@@ -208,8 +220,8 @@ def copy_recordings(source: Path, target: Path, erased: Collection[str] = ()) ->
 
 
 def restore(source: Path, directory: Path) -> str:
-    """Make a store of a backup, where there is none, and put the recordings back. It gets an id of its own, so that what
-    it tells from now on is not taken for what the lost one told. Returns the id. Raises StoreError, OSError.
+    """Make a store of a backup, where there is none, and put the recordings back. It gets an id of its own, so that
+    what it tells from now on is not taken for what the lost one told. Returns the id. Raises StoreError, OSError.
     """
     for held in (directory, directory.with_name(OLD_FILE)):
         if held.is_file() or any(held.glob("*.log")):
