@@ -184,6 +184,7 @@ class Tty(io.StringIO):
     [
         (["simulate", "none.txt"], "none.txt: cannot be read"),
         (["simulate", str(SCENARIO), "--data", "/proc/x"], "/proc/x: cannot be used"),
+        (["simulate", str(SCENARIO), "--calls", "-1"], "--calls -1: is no number of calls; give 0 or more."),
         (["simulate", str(SCENARIO), "--data", str(ROOT)], "is there already; give a new folder"),
         (["calls", "list", "--data", "/nowhere"], "/nowhere/store: there is no store here yet"),
         (["calls", "list", "--settings", "/none.toml"], "/none.toml: cannot be read"),

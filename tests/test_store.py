@@ -566,6 +566,13 @@ def test_readers_have_a_sentence_before_the_first_run(tmp_path: Path) -> None:
         read_table(tmp_path / "store", "calls")
 
 
+def test_a_folder_that_may_not_be_read_is_not_called_empty(tmp_path: Path, mocker: MockerFixture) -> None:
+    CallStore(tmp_path / "store", "s").close()
+    mocker.patch("os.listdir", side_effect=PermissionError(errno.EACCES, "Permission denied"))
+    with pytest.raises(StoreError, match=r"store: cannot be read \(Permission denied\); run this as the user tsuroku"):
+        CallReader(tmp_path / "store")
+
+
 def test_a_store_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "store"
     CallStore(path, "s").close()

@@ -94,18 +94,21 @@ def _store(data: Path) -> Finding:
     except StoreError as error:
         return Finding("store", "wrong", str(error))
     try:
-        calls = list(reader.calls())
+        count, named, kept = 0, set(), set()  # never all calls at once
+        for call in reader.calls():
+            count += 1
+            if call["recording"]:
+                named.add(str(call["recording"]["path"]))
+            if call["outcome"] is None or call["outcome"] == "interrupted":
+                kept.add(str(call["call_id"]))
+        kept |= {Path(path).stem.removesuffix(".repaired") for path in named}
         problems = [problem for problem in reader.problems if problem.kind != "torn"]
     finally:
         reader.close()
     if problems:
         says = f"{problems[0].where}: {problems[0].says} `tsuroku store doctor` tells what to do."
         return Finding("store", "wrong", says)
-    named = {str(call["recording"]["path"]) for call in calls if call["recording"]}
     missing = [path for path in named if not (data / path).exists()]
-    kept = {f"{Path(path).stem.removesuffix('.repaired')}" for path in named} | {
-        str(call["call_id"]) for call in calls if call["outcome"] is None or call["outcome"] == "interrupted"
-    }
     stray = [path for path in (data / "recordings").glob("*/*.flac") if path.stem.removesuffix(".repaired") not in kept]
     if missing:
         return Finding("store", "wrong", f"{len(missing)} recordings are gone, first {missing[0]}; put back a backup.")
@@ -113,7 +116,7 @@ def _store(data: Path) -> Finding:
         return Finding(
             "store", "wrong", f"{len(stray)} files belong to no call, first {stray[0]}; keep or remove them."
         )
-    return Finding("store", "good", f"{len(calls)} calls, {len(named)} recordings.")
+    return Finding("store", "good", f"{count} calls, {len(named)} recordings.")
 
 
 def _clock() -> Finding:

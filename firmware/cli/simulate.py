@@ -27,7 +27,7 @@ from firmware.cli.calls import print_calls
 from firmware.cli.main import InputError, json_line
 from firmware.cli.show import event_text, terminal, waveform
 from firmware.generated import generate
-from firmware.records.store import CallReader
+from firmware.records.store import CallReader, StoreError
 from firmware.simulate import BASE_NS, LiveUnit, check, results, seconds, stepped
 
 _TOLERANCE_S = 0.1  # live: a busy machine plays the line's edges a little late
@@ -38,6 +38,8 @@ def simulate(args: argparse.Namespace) -> int:
         scenario = story.load(args.scenario)
     except story.ScenarioError as error:
         raise InputError(str(error)) from error
+    if args.calls < 0:
+        raise InputError(f"--calls {args.calls}: is no number of calls; give 0 or more.")
     data = args.data or Path("var") / f"{args.scenario.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
         if data.exists() and (not data.is_dir() or any(data.iterdir())):
@@ -87,7 +89,10 @@ def _fill(data: Path, calls: int, console: Console) -> None:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"Generating {calls:,} calls", total=1.0)
         store = data / STORE
-        generate(store, calls, until=datetime.now(UTC), progress=lambda part: bar.update(task, completed=part))
+        try:
+            generate(store, calls, until=datetime.now(UTC), progress=lambda part: bar.update(task, completed=part))
+        except StoreError as error:
+            raise InputError(str(error)) from error
     began = time.perf_counter()
     reader = CallReader(store)
     opened_s = time.perf_counter() - began

@@ -76,7 +76,13 @@ class CallReader:
 
     def __init__(self, path: Path, storage: LogStorage | None = None) -> None:
         if storage is None:
-            if not any(path.glob("*.log")):
+            try:
+                held = any(entry.suffix == ".log" for entry in path.iterdir())
+            except FileNotFoundError:
+                held = False
+            except OSError as error:
+                raise StoreError(f"{path}: cannot be read ({error.strerror}); run this as the user tsuroku.") from error
+            if not held:
                 old = path.with_name(OLD_FILE)
                 if old.exists():
                     raise StoreError(f"{old}: is of an older version; it is taken over when the unit next starts.")
