@@ -208,6 +208,17 @@ def test_the_journal_of_an_erased_call_goes_where_the_number_stands_key_by_key(
     assert not keyed.exists() and other.exists()
 
 
+def test_a_number_in_a_line_that_has_rotted_is_told(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    segment = data / STORE / "00000001.0.log"
+    before = segment.read_bytes()
+    segment.write_bytes(before.replace(b'"raw":"09000005678"', b'"raw";"09000005678"'))  # in all that tells of it
+    code, said = run(capsys, data, "erase", "09000005678", "--yes")
+    assert code == 1 and "00000001.0.log: holds the number still, in a line that has rotted" in said
+    segment.write_bytes(before)
+    assert run(capsys, data, "erase", "09000005678", "--yes")[0] == 0
+    assert b"09000005678" not in everything(data)
+
+
 @pytest.mark.parametrize("number", ["000", "0000", "12345", "30000123"])
 def test_a_part_of_a_number_is_not_that_number(data: Path, capsys: pytest.CaptureFixture[str], number: str) -> None:
     assert run(capsys, data, "find", number) == (0, "No call of that number is kept.\n")

@@ -126,7 +126,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("number", metavar="NUMBER")
     sub.add_argument("--json", action="store_true", help="one JSON object a line")
     sub.add_argument("--out", type=Path, metavar="DIR", help="copy records and recordings to this folder")
-    sub = keeps("erase", "Erase all calls of a number, with their recordings and whole journals that tell of them; held ones stay.")
+    sub = keeps(
+        "erase",
+        "Erase all calls of a number, with their recordings and whole journals that tell of them; held ones stay.",
+    )
     sub.add_argument("number", metavar="NUMBER")
     sub.add_argument("--reason", default="asked for by the person concerned", help="kept with the tombstones")
     sub.add_argument("--yes", action="store_true", help="do not ask")

@@ -28,7 +28,7 @@ from firmware.local_api import LocalError, ask
 from firmware.records.evidence import public_key
 from firmware.records.log import Problem, make_directory
 from firmware.records.store import CallReader, CallStore, StoreError, unit_runs
-from firmware.records.upkeep import Verdict, copy_recordings, journal_of, mentions, tells_of
+from firmware.records.upkeep import Verdict, copy_recordings, journal_of, mentions, rotten_with, tells_of
 from firmware.records.upkeep import backup as copy_store
 from firmware.records.upkeep import export as export_store
 from firmware.records.upkeep import restore as restore_store
@@ -266,6 +266,7 @@ def erase(args: argparse.Namespace) -> int:
             request = {"do": "erase", "call_ids": ids, "reason": args.reason, "who": getpass.getuser()}
             kept = sorted(_do(data, request)["kept"])
         removed, left = _free_files(data, () if kept else spellings)
+        rotten = rotten_with(data / STORE, spellings)
     for path in removed:
         print(f"{path}: told of the number, and is removed.")
     print(f"{len(calls) - len(kept)} calls are erased." if calls else _NONE_KEPT)
@@ -275,7 +276,11 @@ def erase(args: argparse.Namespace) -> int:
         print("The unit frees its log of them while nobody is calling.")
     for path in left:
         print(f"{path}: holds the number still, and the unit uses it; stop the unit and erase again.")
-    return int(bool(kept or left))
+    for path in rotten:
+        print(
+            f"{path}: holds the number still, in a line that has rotted; put the file back from a backup, erase again."
+        )
+    return int(bool(kept or left or rotten))
 
 
 _NONE_KEPT = "No call of that number is kept."
@@ -295,7 +300,7 @@ def _free_files(data: Path, spellings: Collection[str]) -> tuple[list[Path], lis
     journals = [*(data / "journal").glob("*.jsonl")]
     others = [*(data / "support").glob("*"), *data.glob("calls.json.*")]
     holding = [path for path in journals if any(journal_of(path, tombstone) for tombstone in tombstones)]
-    holding += [path for path in [*journals, *others] if path not in holding and tells_of(path, spellings)]
+    holding += [path for path in [*journals, *others] if path not in holding and tells_of(path.read_bytes(), spellings)]
     if unit_runs(data / STORE):
         return [], holding
     for path in holding:

@@ -301,9 +301,19 @@ def mentions(call: Mapping[str, Any], spellings: Collection[str]) -> bool:
 _WHOLE = 9  # digits that no part of another number is taken for
 
 
-def tells_of(path: Path, spellings: Collection[str]) -> bool:
-    """Whether a file holds one of these spellings: as text, or as the hexadecimal octets of a caller ID frame."""
-    text = path.read_bytes()
+def rotten_with(directory: Path, spellings: Collection[str]) -> list[Path]:
+    """The segments that hold one of these spellings where they have rotted: no call is found there to be erased."""
+    found = []
+    for segment in segments(directory):
+        segment, data = read_segment(segment)
+        rotten = (data[bad.offset : bad.offset + bad.size] for bad in lines(data) if isinstance(bad, Bad))
+        if any(tells_of(text, spellings) for text in rotten):
+            found.append(segment.path)
+    return found
+
+
+def tells_of(text: bytes, spellings: Collection[str]) -> bool:
+    """Whether a file's octets hold one of these spellings: as text, or as the hexadecimal of a caller ID frame."""
     for spelling in spellings:
         digits = spelling.encode()
         if len(digits) < _WHOLE:
