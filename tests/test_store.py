@@ -199,6 +199,23 @@ def test_an_erasure_passes_by_what_has_rotted(tmp_path: Path) -> None:
     again.close()
 
 
+@pytest.mark.parametrize(
+    "body",
+    [b"garbage", b"[]", b"{}", b'{"do":[["checkpoint",1,2]]}\t{}', b'{"do":[["x",1,9]]}'],
+)
+def test_a_line_that_somebody_else_has_made_is_named_and_stops_nothing(tmp_path: Path, body: bytes) -> None:
+    path = tmp_path / "store"
+    store = CallStore(path, "s")
+    store.commit(call(1), [told(1)])
+    store.storage._writer.append(body)
+    as_killed(store)
+    assert ids(path) == ["id-1"]
+    again = CallStore(path, "s")
+    again.close()
+    said = [again.wrong or "", *(problem.says for problem in verify(path).problems)]
+    assert any("holds nothing that a store writes" in each for each in said)
+
+
 def damage(path: Path, text: bytes) -> None:
     """Flip a bit of the last place where this stands in the store."""
     for segment in reversed(segments(path)):

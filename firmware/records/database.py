@@ -59,6 +59,10 @@ _TRIES = 10  # of a reader whose segments are written anew under its hands
 _SPACE = ord(" ")  # before a document that orjson refuses
 
 
+# What reading a line raises that is whole, and that somebody else has made.
+NOTHING_OF_A_STORE = (ValueError, LookupError, TypeError, AttributeError)
+
+
 class StoreError(OSError):
     """The store cannot be opened or written: one sentence that says what, where and how to mend it."""
 
@@ -279,7 +283,10 @@ class LogStorage(Storage):
             first = first or line
             before, end = line, line.offset + line.size
             if line.body is not None:
-                at = self._effect(line, effects) or at
+                try:
+                    at = self._effect(line, effects) or at
+                except NOTHING_OF_A_STORE:
+                    wrong.append(Problem("chain", where, f"line {line.seq} holds nothing that a store writes."))
         for problem in wrong:
             self._found(problem)
         head = {

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from firmware.records.database import LogStorage, Put, StoreError, View, decode, parts
+from firmware.records.database import NOTHING_OF_A_STORE, LogStorage, Put, StoreError, View, decode, parts
 from firmware.records.evidence import is_signed
 from firmware.records.log import (
     OLD_FILE,
@@ -82,7 +82,11 @@ def verify(directory: Path, public_key: str | None = None, progress: Progress = 
             elif line.prev != verdict.link and not unknown:
                 verdict.problems.append(Problem("chain", where, f"line {line.seq} does not follow the one before it."))
             if line.body is not None:
-                _check_signature(verdict, others, line, where)
+                try:
+                    _check_signature(verdict, others, line, where)
+                except NOTHING_OF_A_STORE:
+                    says = f"line {line.seq} holds nothing that a store writes."
+                    verdict.problems.append(Problem("chain", where, says))
             unknown = False
             verdict.lines += 1
             verdict.erased += line.body is None
