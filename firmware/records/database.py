@@ -49,6 +49,7 @@ from firmware.records.log import (
     make_directory,
     remove_leftovers,
     segments,
+    unlike_a_line,
     write_anew,
 )
 
@@ -95,9 +96,10 @@ Change = Put | Remove | Clear
 def encode(doc: Mapping[str, Any]) -> bytes:
     """JSON. What orjson refuses (a lone surrogate, a huge number, a key that is no text) is written as json does it."""
     try:
-        return orjson.dumps(doc, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS)
+        data = orjson.dumps(doc, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS)
     except TypeError:
-        return b" " + json.dumps(doc, separators=(",", ":")).encode()
+        data = b" " + json.dumps(doc, separators=(",", ":")).encode()
+    return unlike_a_line(data)
 
 
 def decode(data: bytes | memoryview) -> Any:
@@ -118,7 +120,7 @@ def compose(changes: Sequence[Change], stamp: object = None) -> tuple[bytes, lis
             case Clear():
                 done.append([change.table, change.drop])
     head = {"do": done} if stamp is None else {"at": stamp, "do": done}
-    return b"\t".join((orjson.dumps(head), *docs)), docs
+    return b"\t".join((unlike_a_line(orjson.dumps(head)), *docs)), docs
 
 
 def parts(body: bytes) -> tuple[dict[str, Any], int]:

@@ -33,6 +33,7 @@ _AHEAD_BYTES = 1 << 20
 _ZEROS = bytes(_AHEAD_BYTES)
 _HEAD = re.compile(rb"([0-9a-f]{8}) ([0-9a-f]{8}) ([0-9]{12}) ([0-9a-f]{64}) ")
 _HEAD_BYTES = 96
+_QUOTED = re.compile(rb" ([0-9]{12} [0-9a-f]{64}) ")  # it begins with a space: quickly not found in JSON
 # Where to look for the next line behind damage: not within a body, which can hold what somebody says, a line too.
 _NEXT_HEAD = re.compile(rb"(?<=[\n\0])" + _HEAD.pattern)
 _NAME = re.compile(r"([0-9]{8})\.([0-9]{1,6})\.log")
@@ -95,6 +96,14 @@ def link_of(seq: int, prev: str, body_hash: str) -> str:
 def line_bytes(seq: int, prev: str, body: bytes) -> bytes:
     checked = b"%08x %012d %s %s" % (len(body), seq, prev.encode(), body)
     return b"%08x %s\n" % (zlib.crc32(checked), checked)
+
+
+def unlike_a_line(body: bytes) -> bytes:
+    """JSON that reads the same and holds no line's beginning, whatever somebody has said in it.
+
+    A body that is torn must not leave a line that stands in it, as what a document quotes.
+    """
+    return _QUOTED.sub(rb" \1\\u0020", body)
 
 
 def erased(body_hash: str) -> bytes:
