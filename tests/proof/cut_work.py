@@ -154,6 +154,10 @@ class Peer:
 Ack = Callable[[Promise], None]
 
 
+# A whole line of the log, as a document may hold it that tells of one.
+_QUOTED = log.line_bytes(7, "ab" * 32, log.erased("cd" * 32)).decode()
+
+
 def _doc(dice: random.Random, number: int) -> State:
     """100 bytes to 6 kB, so that lines cross sectors; none like another."""
     size = int(100 * 60 ** dice.random())
@@ -162,6 +166,7 @@ def _doc(dice: random.Random, number: int) -> State:
         "at": f"2026-11-{dice.randrange(1, 29):02d}T00:00:00.000Z",
         "n": number,
         "text": "".join(dice.choices(string.ascii_letters + ' "\\\n電話', k=size)),
+        "quoted": _QUOTED * dice.choice((0, 0, 0, 0, 0, 16)),
     }
 
 
