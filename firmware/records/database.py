@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import fcntl
 import json
+import operator
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -820,8 +821,8 @@ class LogTable(Table):
         cached = self._query_cache.get(cond)
         if cached is not None:
             return cached[:]
-        document = self._maker()
-        docs = [document(doc, doc_id) for doc_id, doc in self._possible(cond) if cond(doc)]
+        document, matches = self._maker(), _asked(cond)
+        docs = [document(doc, doc_id) for doc_id, doc in self._possible(cond) if matches(doc)]
         is_cacheable: Callable[[], bool] = getattr(cond, "is_cacheable", lambda: True)
         if is_cacheable() and len(docs) <= _MOST_CACHED:
             self._query_cache[cond] = docs[:]
@@ -863,6 +864,48 @@ class LogDB(TinyDB):
     default_storage_class = LogStorage  # type: ignore[assignment]
 
 
+_COMPARED: Mapping[str, Callable[[Any, Any], Any]] = {
+    "==": operator.eq,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+def _asked(cond: QueryLike) -> Callable[[Doc], Any]:
+    """The query; or, where its hash says that it compares one value with texts, the same without its many calls."""
+    query = cond._hash if isinstance(cond, QueryInstance) else None
+    match query:
+        case ("and", frozenset() as all_of):
+            asked = list(_flat("and", all_of))
+        case _:
+            asked = [query]
+    path: tuple[str, ...] | None = None
+    compared: list[tuple[Callable[[Any, Any], Any], str]] = []
+    for each in asked:
+        match each:
+            case (str() as sign, tuple() as own, str() as value) if sign in _COMPARED and path in (None, own):
+                path = own
+                compared.append((_COMPARED[sign], value))
+            case _:
+                return cond
+    if path is None or not all(isinstance(part, str) for part in path) or len(compared) > 2:
+        return cond
+    (first, one), (second_, other) = compared[0], compared[1] if len(compared) > 1 else (operator.eq, None)
+
+    def matches(doc: Doc) -> Any:
+        value: Any = doc
+        try:
+            for part in path:
+                value = value[part]
+        except (KeyError, TypeError):
+            return False
+        return first(value, one) and (other is None or second_(value, other))
+
+    return matches
+
+
 def candidates(docs: Docs | None, query: object) -> list[int] | None:
     """The documents that can match a query, by its structural hash; None: any can. The query must be asked too."""
     if docs is None:
@@ -879,11 +922,11 @@ def candidates(docs: Docs | None, query: object) -> list[int] | None:
             return _narrowest(docs, [query])
 
 
-def _flat(operator: str, parts_: frozenset[Any]) -> Iterator[Any]:
+def _flat(joined: str, parts_: frozenset[Any]) -> Iterator[Any]:
     for each in parts_:
         match each:
-            case (str() as own, frozenset() as inner) if own == operator:
-                yield from _flat(operator, inner)
+            case (str() as own, frozenset() as inner) if own == joined:
+                yield from _flat(joined, inner)
             case _:
                 yield each
 
