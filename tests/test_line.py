@@ -991,6 +991,20 @@ def test_another_number_from_the_modem_is_the_next_caller_s() -> None:
     assert bench.events == ["call.ringing", "call.caller_id", "call.missed"] * 2
 
 
+def test_polarity_that_turns_back_at_the_end_of_a_handshake_announces_nobody() -> None:
+    bench = Bench(number_display=True)
+    bench.start_signal(1000)
+    bench.loop(2800, True)
+    bench.give(heard_on_line(4000, 4500, "0300001234"))
+    bench.give(PolarityEdge(at_ns=8040 * MS, line=1, reversed=False))
+    bench.loop(8100, False)
+    bench.give(heard_on_line(9900, 10_400, "0300005678"))
+    bench.to(60_000)
+    first, second = bench.calls
+    assert (first.caller.raw, first.ended_ns) == ("0300001234", 8100 * MS)
+    assert (second.caller.raw, second.opened_ns) == ("0300005678", 9900 * MS)
+
+
 @pytest.mark.parametrize("source", ["modem", "line"])
 def test_a_frame_of_before_the_lift_that_is_told_behind_it_is_the_caller_s(source: str) -> None:
     for unwanted in ((), parse_list(["020-7946-0123"], "uk")):

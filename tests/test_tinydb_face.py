@@ -94,7 +94,8 @@ def upstream_tests() -> Path:
             if done.returncode:
                 pytest.skip(f"TinyDB's source cannot be had here: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
             with tarfile.open(Path(made) / f"tinydb-{version}.tar.gz") as source:
-                source.extractall(made, filter="data")
+                source.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.11.4 on
+                source.extractall(made)
             (Path(made) / f"tinydb-{version}" / "tests").rename(kept)
     return kept
 

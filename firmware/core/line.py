@@ -712,7 +712,8 @@ def _next_caller(line: Line, from_ns: int) -> None:
     rings = call.rings - _rings(line, theirs, handshaken=line._handshaken)
     marks = tuple(mark for mark in call.marks if mark.at_ns < from_ns)
     line._call = replace(call, bursts=before, rings=rings, marks=marks)
-    line._miss(max([_handshake_ns(call), *(until for _, until in before)]), "caller_gave_up")
+    ended_ns = max([_handshake_ns(call), *(until for _, until in before)])
+    line._miss(min(ended_ns, from_ns), "caller_gave_up")  # a terminal may be late to let go of the line
     opened = line._open(from_ns, "incoming")
     line._burst_ns = burst_ns
     rings = _rings(line, theirs, handshaken=False)
@@ -1187,8 +1188,8 @@ def _ring_before(line: Line, frame_ns: int) -> int:
 
 
 def _may_announce(call: Call, mark: Mark, fact: CallerIdReceived) -> bool:
-    """A reversal or an alert right before a frame, and behind the last burst."""
-    last_ns = max((until for _, until in call.bursts), default=call.opened_ns)
+    """A reversal or an alert right before a frame, and behind the last burst and handshake."""
+    last_ns = max([_handshake_ns(call), *(until for _, until in call.bursts)])
     return last_ns < mark.at_ns < fact.at_ns < mark.at_ns + _ANNOUNCED_NS
 
 
