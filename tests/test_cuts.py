@@ -12,7 +12,7 @@ from tests.proof import cuts
 pytestmark = pytest.mark.skipif(not shutil.which("strace"), reason="needs strace (provisioning/packages-dev.txt)")
 
 
-@pytest.mark.parametrize(("kind", "states"), [("tables", 1150), ("calls", 400), ("sqlite", 150)])
+@pytest.mark.parametrize(("kind", "states"), [("tables", 1500), ("calls", 500), ("sqlite", 150)])
 def test_a_power_cut_takes_nothing_that_was_acknowledged(kind: cuts.Kind, states: int) -> None:
     seed = str(secrets.randbelow(1_000_000))
     print(f"seed {seed}")
