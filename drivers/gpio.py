@@ -27,7 +27,7 @@ from drivers.signals import (
 )
 from hw.board import LinePins, PanelPins, Pin
 
-PanelState = Literal["boot", "idle", "ringing", "recording", "no_broker", "fault"]
+PanelState = Literal["boot", "idle", "ringing", "recording", "no_broker", "fault", "identify"]
 
 
 class Rhythm(NamedTuple):
@@ -44,6 +44,7 @@ RHYTHMS: dict[PanelState, Rhythm] = {
     "recording": Rhythm("red", (1800, 200)),
     "no_broker": Rhythm("green", (60, 240, 60, 2640)),
     "fault": Rhythm("red", (120, 180, 120, 180, 120, 1280)),
+    "identify": Rhythm("green", (60, 60, 60, 320)),
 }
 
 _RETRY_FIRST_S = 1.0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from drivers.codec import Codec
@@ -17,36 +20,42 @@ from drivers.listener import Listener
 from drivers.modem import Modem
 from drivers.signals import AudioBlock, DeviceLost, DeviceReady
 from firmware import clock
-from firmware.core.call import ClockRead
+from firmware.core.call import Call, ClockRead
 from firmware.core.caller import parse_list
 from firmware.core.facts import (
-    BrokerConnected,
-    BrokerLost,
     CallLeftOpen,
     DeliveryFact,
     EventAccepted,
     EventRefused,
     Input,
+    MessageReceived,
+    RecordingSwitched,
+    SinkConnected,
+    SinkLost,
 )
 from firmware.core.hook import HookTiming
 from firmware.core.line import (
     Command,
     Line,
     LineConfig,
+    Mute,
     SaveCall,
     ShowLine,
     StartRecording,
     State,
     StopRecording,
 )
+from firmware.core.outbox import Event, Sink, Stream
 from firmware.delivery.mqtt import MqttPublisher
 from firmware.engine.journal import Journal, JournalledReads
 from firmware.engine.loop import Engine
 from firmware.local_api import LocalServer
+from firmware.management import Management, contract, settings_hash
 from firmware.recording.recorder import Recorder, RecorderThread
 from firmware.recording.repair import repair
 from firmware.records.store import CallStore, StoreError
-from firmware.settings import LineSettings, Settings
+from firmware.settings import BrokerSettings, LineSettings, Settings
+from firmware.vitals import disk_free_mb
 from hw.board import Board
 
 log = logging.getLogger(__name__)
@@ -54,6 +63,7 @@ log = logging.getLogger(__name__)
 VERSION = "0.1.0"
 STORE = "store"
 KEY_FILE = "unit-key.pem"  # signs what is in the store; leaves the unit never
+HMAC_KEY_FILE = "hmac-key"  # by which events tell the same caller, where a broker may not have his number
 HEALTH_FILE = "health.json"  # what each device and broker last said, for `tsuroku doctor` beside the running unit
 _RECORDER_STUCK_NS = 15_000_000_000
 
@@ -89,7 +99,8 @@ class Unit:
         self.store = CallStore(
             data / STORE,
             f"/tsuroku/{unit.site}/{unit.unit}",
-            sinks=[broker.name for broker in settings.broker] or ["main"],
+            sinks=[_sink(broker) for broker in settings.broker],
+            keep_days=settings.events.keep_days,
             boot_id=self.boot_id,
             read_clock=read_clock,
             key=data / KEY_FILE,
@@ -104,15 +115,9 @@ class Unit:
         self.engine = Engine(lines, self.journal, self._execute, self._observe, now)
         self.recorders: dict[int, Recorder] = {number: self._recorder(settings) for number in lines}
         self.lanes = {n: RecorderThread(recorder) for n, recorder in self.recorders.items()} if live else {}
-        self.publishers = (
-            [
-                MqttPublisher(b, unit.site, unit.unit, self.store.outbox(b.name), self.engine.post)
-                for b in settings.broker
-            ]
-            if live
-            else []
-        )
+        self.publishers = {broker.name: self._publisher(broker) for broker in settings.broker} if live else {}
         self.local = LocalServer(data)
+        self.management = Management(settings, self.store, self)
         self._unsaved: list[SaveCall] = []
         self._store_fault: str | None = None
         self._health: dict[str, str | None] = (
@@ -121,12 +126,22 @@ class Unit:
         self._shown: dict[int, ShowLine] = {}
         self._connected: set[str] = set()
         self.panel: Panel | None = None
+        self._identify_until_ns = 0
         self._drivers: list[Driver] = []
 
     def _recorder(self, settings: Settings) -> Recorder:
         r = settings.recording
         return Recorder(
             settings.unit.data_dir, r.rate_hz, r.ring_s, r.sync_s, r.audio_delay_ms, lambda fact: self.engine.post(fact)
+        )
+
+    def _publisher(self, broker: BrokerSettings) -> MqttPublisher:
+        unit = self.settings.unit
+        key = b""
+        if broker.privacy == "hmac":
+            key = secret(broker.hmac_key_file or unit.data_dir / HMAC_KEY_FILE)
+        return MqttPublisher(
+            broker, unit.site, unit.unit, self.store.outbox(broker.name), self.engine.post, hmac_key=key
         )
 
     # -- starting and stopping
@@ -162,9 +177,10 @@ class Unit:
         self.recover()
         for lane in self.lanes.values():
             lane.start()
-        for publisher in self.publishers:
+        for publisher in self.publishers.values():
             publisher.start()
         self.local.start()
+        self.management.start()
         self._show_all()
         self._drivers = [*drivers, *([panel] if panel else [])]
         for driver in self._drivers:
@@ -172,6 +188,7 @@ class Unit:
         self.engine.every(1.0, self._pump)
         self.engine.every(0.2, lambda: self.local.answer_all(self.store.obey))
         self.engine.every(5.0, self._housekeeping)
+        self._told_started()
         self._show_panel()
 
     def run(self) -> None:
@@ -192,7 +209,7 @@ class Unit:
         self._save()
         if self._unsaved:
             log.error("event=calls_lost count=%d", len({save.call.call_id for save in self._unsaved}))
-        for publisher in self.publishers:
+        for publisher in self.publishers.values():
             publisher.close()
         try:
             self.store.close()
@@ -212,6 +229,7 @@ class Unit:
                 takes.obey(command)
             case ShowLine():
                 self._shown[command.line] = command
+                self.management.shows(command)
                 self._show_line(command.line)
                 self._show_panel()
 
@@ -219,8 +237,9 @@ class Unit:
         """Write what is not on the disk yet, in order. A failing disk leaves it in memory; tried again every 5 s."""
         while self._unsaved:
             save = self._unsaved[0]
+            events, notes = self.management.of_call(save)
             try:
-                self.store.commit(save.call, save.events)
+                self.store.commit(save.call, [*save.events, *events], notes)
             except StoreError as error:
                 if self._store_fault is None:
                     log.error("event=store_failed unsaved=%d reason=%s", len(self._unsaved), error)
@@ -228,8 +247,9 @@ class Unit:
                 self._show_panel()
                 return
             self._unsaved.pop(0)
+            self.management.filed(save)
             if save.call.outcome is not None:
-                self._show("state/last_call", self._summary(save))
+                self._show("state/last_call", _summary(save.call))
         if self._store_fault is not None:
             self._store_fault = None
             log.warning("event=store_works_again")
@@ -238,17 +258,24 @@ class Unit:
         self._show("state/recorder", self._recorder_state())
 
     def _pump(self) -> None:
-        for publisher in self.publishers:
+        for publisher in self.publishers.values():
             publisher.pump()
+        if self._identify_until_ns and self._now() > self._identify_until_ns:
+            self._identify_until_ns = 0
+            self._show_panel()
 
     def _observe(self, fact: Input) -> None:
         """A fact that is no line's: of delivery, or of a device."""
+        self.management.observe(fact)
         match fact:
+            case MessageReceived():
+                self._received(fact)
+                return
             case DeviceLost():
                 self._note(f"{fact.device}/{fact.line}", fact.reason)
             case DeviceReady():
                 self._note(f"{fact.device}/{fact.line}", None)
-            case BrokerConnected() | BrokerLost() | EventAccepted() | EventRefused():
+            case SinkConnected() | SinkLost() | EventAccepted() | EventRefused():
                 self._settle(fact)
                 return
             case _:
@@ -258,20 +285,20 @@ class Unit:
 
     def _settle(self, fact: DeliveryFact) -> None:
         match fact:
-            case BrokerConnected():
-                self._connected.add(fact.broker)
-                self._note(f"broker/{fact.broker}", None)
-            case BrokerLost():
-                self._connected.discard(fact.broker)
-                self._note(f"broker/{fact.broker}", fact.reason)
+            case SinkConnected():
+                self._connected.add(fact.sink)
+                self._note(f"broker/{fact.sink}", None)
+            case SinkLost():
+                self._connected.discard(fact.sink)
+                self._note(f"broker/{fact.sink}", fact.reason)
             case EventAccepted():
-                self.store.mark(fact.stream, fact.sequence, "accepted", fact.broker)
+                self.store.mark(fact.stream, fact.sequence, "accepted", fact.sink)
             case EventRefused() if not fact.retry:
-                self.store.mark(fact.stream, fact.sequence, "parked", fact.broker)
+                self.store.mark(fact.stream, fact.sequence, "parked", fact.sink)
                 log.warning("event=event_parked stream=%s sequence=%d code=%d", fact.stream, fact.sequence, fact.code)
             case _:
                 pass
-        for publisher in self.publishers:
+        for publisher in self.publishers.values():
             publisher.settle(fact)
         self._pump()
         self._show_panel()
@@ -288,7 +315,7 @@ class Unit:
     @property
     def _faults(self) -> list[str]:
         """The devices that do not work now; an absent broker is no fault of the unit."""
-        return sorted(what for what, wrong in self._health.items() if wrong and not what.startswith("broker/"))
+        return sorted(self.faults())
 
     def _housekeeping(self) -> None:
         if self._unsaved:
@@ -297,6 +324,7 @@ class Unit:
             read = self.store.read_clock()
             if read.state == "ntp":
                 self.store.anchor(read)
+            self.management.tick()
             self.store.flush()
             if not self.engine.busy and not self._unsaved:
                 self.store.upkeep()
@@ -312,10 +340,48 @@ class Unit:
         else:
             log.error("event=recorder_stuck")
 
+    # -- what the management has done
+
+    def switch(self, enabled: bool) -> None:
+        for number in self.recorders:
+            self.engine.take(RecordingSwitched(at_ns=self._now(), line=number, enabled=enabled))
+
+    def mute(self, command: Mute) -> None:
+        for number, recorder in self.recorders.items():
+            (self.lanes.get(number) or recorder).obey(command)
+        self._show("state/recorder", self._recorder_state())
+
+    def show(self, topic: str, payload: dict[str, Any]) -> None:
+        self._show(topic, payload)
+
+    def answer(self, sink: str, topic: str, payload: dict[str, Any]) -> None:
+        self.publishers[sink].answer(topic, payload)
+
+    def replay(self, sink: str, stream: Stream, low: int, high: int) -> bool:
+        return self.publishers[sink].replay(stream, low, high)
+
+    def identify(self) -> None:
+        self._identify_until_ns = self._now() + 30_000_000_000
+        self._show_panel()
+
+    def info(self) -> dict[str, Any]:
+        return self._info()
+
+    def faults(self) -> dict[str, str]:
+        return {what: wrong for what, wrong in self._health.items() if wrong and not what.startswith("broker/")}
+
+    def _received(self, message: MessageReceived) -> None:
+        if message.topic.endswith("/status"):
+            if message.payload == b"online":  # Home Assistant has started: it may know nothing of this unit
+                self.publishers[message.sink].show_again()
+        else:
+            self.management.take(message)
+        self._pump()
+
     # -- what is shown
 
     def _show(self, topic: str, payload: dict[str, Any]) -> None:
-        for publisher in self.publishers:
+        for publisher in self.publishers.values():
             publisher.show(topic, payload)
 
     def _show_all(self) -> None:
@@ -324,6 +390,20 @@ class Unit:
         for number in self.recorders:
             self._shown.setdefault(number, ShowLine(line=number, state=State.IDLE, since_ns=self._now(), call_id=None))
             self._show_line(number)
+        self._show("state/health", self.management.health())
+        last = next((call for call in itertools.islice(self.store.newest(), 10) if call["outcome"]), None)
+        if last:
+            self._show("state/last_call", _summary(Call.from_dict(last)))
+
+    def _told_started(self) -> None:
+        now = self.store.read_clock()
+        data = {"version": VERSION, "boot_id": self.boot_id, "clock": now.state}
+        try:
+            self.store.tell(
+                [Event(stream="system", type="unit.started", subject="unit", time=now.iso(now.mono_ns), data=data)]
+            )
+        except StoreError as error:
+            log.error("event=start_not_told reason=%s", error)
 
     def _info(self) -> dict[str, Any]:
         return {
@@ -333,6 +413,8 @@ class Unit:
             "boot_id": self.boot_id,
             "store_id": self.store.store_id,
             "public_key": self.store.public_key,
+            "settings_hash": settings_hash(self.settings),
+            "capabilities": sorted(contract()),
             "lines": len(self.recorders),
         }
 
@@ -343,30 +425,13 @@ class Unit:
         self._show(f"state/line/{number}", state)
 
     def _recorder_state(self) -> dict[str, Any]:
-        try:
-            disk = os.statvfs(self.settings.unit.data_dir)
-            free_mb: int | None = disk.f_bavail * disk.f_frsize // 1_000_000
-        except OSError:
-            free_mb = None  # the card is gone; what cannot be written says so
         return {
+            **self.management.recorder(),
             "recording": any(s.state in _UP for s in self._shown.values()),
-            "disk_free_mb": free_mb,
+            "disk_free_mb": disk_free_mb(self.settings.unit.data_dir),
             "unsaved": len(self._unsaved),
             "faults": self._faults,
             **self.store.outbox_state(),
-        }
-
-    def _summary(self, save: SaveCall) -> dict[str, Any]:
-        call = save.call
-        return {
-            "call_id": call.call_id,
-            "line": call.line,
-            "direction": call.direction,
-            "outcome": call.outcome,
-            "presentation": call.caller.presentation if call.direction == "incoming" else None,
-            "ended": call.iso(call.ended_ns),
-            "duration_s": call.duration_s,
-            "recorded": call.recording is not None,
         }
 
     def _show_panel(self) -> None:
@@ -374,6 +439,8 @@ class Unit:
             self.panel.show(self._panel_state())
 
     def _panel_state(self) -> PanelState:
+        if self._identify_until_ns:
+            return "identify"
         states = {shown.state for shown in self._shown.values()}
         deaf = {f"codec/{number}" for number, shown in self._shown.items() if shown.state in _UP} & set(self._faults)
         if states & _UP and not deaf and not self._store_fault:
@@ -386,6 +453,37 @@ class Unit:
 
 
 _UP = {State.DIALLING, State.IN_CALL, State.FLASH}
+
+
+def _summary(call: Call) -> dict[str, Any]:
+    """The retained topic `state/last_call`: no number."""
+    return {
+        "call_id": call.call_id,
+        "line": call.line,
+        "direction": call.direction,
+        "outcome": call.outcome,
+        "presentation": call.caller.presentation if call.direction == "incoming" else None,
+        "ended": call.iso(call.ended_ns),
+        "duration_s": call.duration_s,
+        "recorded": call.recording is not None,
+    }
+
+
+def secret(path: Path) -> bytes:
+    """The secret in a file; made, for the owner's eyes only, where there is none. Raises OSError."""
+    try:
+        return path.read_bytes().strip()
+    except FileNotFoundError:
+        made = secrets.token_hex(32).encode()
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(made + b"\n")
+        return made
+
+
+def _sink(broker: BrokerSettings) -> Sink:
+    streams: tuple[Stream, ...] = ("call", "system", "audit") if broker.audit else ("call", "system")
+    return Sink(name=broker.name, streams=streams, consumers=broker.consumers)
 
 
 def _line_config(line: LineSettings, board: Board, settings: Settings, boot_id: str) -> LineConfig:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from drivers.signals import Country
 from firmware.core.numbers import digits_of, e164
+from firmware.core.privacy import Privacy
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
@@ -79,6 +80,32 @@ class BrokerSettings:
     cert_file: Path | None = None
     key_file: Path | None = None
     keepalive_s: int = field(default=30, metadata=_limits(5, 3600))
+    privacy: Privacy = "full"
+    hmac_key_file: Path | None = None  # absent: a key of the unit's own
+    audit: bool = False  # publish event/audit
+    consumers: tuple[str, ...] = ()  # events stay until each of these has confirmed them
+    commands: bool = True  # obey rpc/req and set/recording
+    events_per_s: int = field(default=500, metadata=_limits(1, 100_000))
+    discovery: Literal["device", "components", "off"] = "device"  # components: Home Assistant before 2024.11
+    discovery_prefix: str = "homeassistant"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsSettings:
+    keep_days: int = field(default=14, metadata=_limits(1, 3650))  # for a replay, when everybody has them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchSettings:
+    """When the unit raises an alarm; 0 switches one off (firmware.core.alarms.Limits)."""
+
+    line_silent_days: int = field(default=14, metadata=_limits(0, 365))
+    disk_free_mb: int = field(default=1000, metadata=_limits(0, 1_000_000))
+    temperature_c: int = field(default=80, metadata=_limits(0, 110))
+    long_call_min: int = field(default=180, metadata=_limits(0, 1440))
+    repeat_calls: int = field(default=5, metadata=_limits(0, 100))
+    outbox_stuck_min: int = field(default=60, metadata=_limits(0, 10_080))
+    unconfirmed_h: int = field(default=24, metadata=_limits(0, 720))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +113,8 @@ class Settings:
     unit: UnitSettings
     line: tuple[LineSettings, ...]
     recording: RecordingSettings = RecordingSettings()
+    events: EventsSettings = EventsSettings()
+    watch: WatchSettings = WatchSettings()
     broker: tuple[BrokerSettings, ...] = ()
 
 
@@ -149,9 +178,23 @@ def _check(settings: Settings, name: str) -> None:
                 f"{name}: [recording] do_not_record: entry {place} is no telephone number; write it in full as the "
                 'line shows it ("03-0000-1234"), with + and calling code, or as a short number of up to 6 digits.'
             )
-    if len(settings.broker) > 1:
-        raise SettingsError(f"{name}: [[broker]]: this version publishes to one broker; keep one section.")
+    sinks = [("broker", broker.name) for broker in settings.broker]
+    for section, sink in sinks:
+        if not _NAME.fullmatch(sink) or [other for _, other in sinks].count(sink) > 1:
+            raise SettingsError(
+                f"{name}: [[{section}]] name = {sink!r}: every broker needs a name of its own; "
+                "use 1 to 32 of a-z, 0-9, - and _."
+            )
     for broker in settings.broker:
+        if wrong := next((each for each in broker.consumers if not _NAME.fullmatch(each)), None):
+            raise SettingsError(
+                f"{name}: [[broker]] {broker.name}: consumers: {wrong!r} is no name; use 1 to 32 of a-z, 0-9, - and _."
+            )
+        if not all(map(_NAME.fullmatch, broker.discovery_prefix.split("/"))):
+            raise SettingsError(
+                f"{name}: [[broker]] {broker.name}: discovery_prefix = {broker.discovery_prefix!r} cannot begin a "
+                "topic; use what Home Assistant's MQTT integration is set to, as homeassistant."
+            )
         if not all(map(_NAME.fullmatch, parts := broker.prefix.split("/"))) or len(parts) > 3:
             raise SettingsError(
                 f"{name}: [[broker]] prefix = {broker.prefix!r} cannot begin a topic; "

@@ -16,7 +16,7 @@ from drivers.signals import AudioBlock, ButtonPressed, DeviceLost, DeviceReady, 
 from drivers.virtual import scenario as story
 from firmware.app import HEALTH_FILE, STORE, Unit
 from firmware.core.call import ClockRead
-from firmware.core.facts import BrokerConnected, Input
+from firmware.core.facts import Input, SinkConnected
 from firmware.core.line import Command, Line, SaveCall, State, StopRecording
 from firmware.engine.journal import Journal, JournalError, JournalledReads, replay
 from firmware.engine.loop import Engine
@@ -91,7 +91,7 @@ def test_periodic_work_goes_on_between_signals(bench: Bench) -> None:
 
 
 def test_a_broker_s_fact_reaches_no_line_and_no_journal(bench: Bench, tmp_path: Path) -> None:
-    bench.engine.take(BrokerConnected(at_ns=1, broker="main"))
+    bench.engine.take(SinkConnected(at_ns=1, sink="main"))
     assert len(bench.seen) == 1
     assert len(next((tmp_path / "journal").iterdir()).read_text().splitlines()) == 1
 

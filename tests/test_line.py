@@ -1364,7 +1364,7 @@ def check_sequence(steps: list[tuple[int, typing.Any]], number_display: bool) ->
     assert recording is None, "a recording went on for ever"
     calls = bench.calls
     assert all(call.outcome is not None for call in calls)
-    ended = [e.call_id for c in bench.commands if isinstance(c, SaveCall) for e in c.events if e.type in ENDS]
+    ended = [e.subject for c in bench.commands if isinstance(c, SaveCall) for e in c.events if e.type in ENDS]
     assert sorted(ended) == sorted(call.call_id for call in calls), "each call ends once"
     spans = sorted((call.opened_ns, call.ended_ns or 0) for call in calls)
     for (_, end), (begin, _) in itertools.pairwise(spans):

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -25,8 +25,8 @@ from paho.mqtt.properties import Properties
 from pytest_mock import MockerFixture
 
 from drivers.virtual.broker import BrokerUnavailable, VirtualBroker
-from firmware.core.facts import BrokerConnected, BrokerLost, DeliveryFact, EventAccepted, EventRefused, Stream
-from firmware.core.outbox import OutboxEntry
+from firmware.core.facts import DeliveryFact, EventAccepted, EventRefused, SinkConnected, SinkLost
+from firmware.core.outbox import OutboxEntry, Stream
 from firmware.delivery.mqtt import MqttPublisher
 from firmware.settings import BrokerSettings
 
@@ -48,18 +48,19 @@ class MemoryOutbox:
             self.states[stream, sequence] = "pending"
         self.large = large
 
-    def pending(self, limit: int) -> list[OutboxEntry]:
+    def pending(self, limit: int, but: Container[tuple[Stream, int]] = ()) -> list[OutboxEntry]:
         self.asked += 1
-        waiting = [key for key, state in self.states.items() if state == "pending"][:limit]
-        return [
-            OutboxEntry(
-                stream=stream,
-                sequence=sequence,
-                body={"sequence": sequence, "text": "あ" * 1000 if sequence == self.large else ""},
-                state="pending",
-            )
-            for stream, sequence in waiting
-        ]
+        waiting = [key for key, state in self.states.items() if state == "pending" and key not in but][:limit]
+        return [self.entry(*key) for key in waiting]
+
+    def read(self, stream: Stream, sequence: int) -> OutboxEntry | None:
+        return self.entry(stream, sequence) if (stream, sequence) in self.states else None
+
+    def entry(self, stream: Stream, sequence: int) -> OutboxEntry:
+        text = "あ" * 1000 if sequence == self.large else ""
+        return OutboxEntry(
+            stream=stream, sequence=sequence, body={"sequence": sequence, "text": text, "replayed": False, "data": {}}
+        )
 
     def mark(self, stream: Stream, sequence: int, state: Literal["accepted", "parked"]) -> None:
         self.states[stream, sequence] = state
@@ -107,12 +108,12 @@ class Centre:
 
     def connect(self) -> None:
         self.publisher.start()
-        self.until(lambda: self.saw(BrokerConnected))
+        self.until(lambda: self.saw(SinkConnected))
 
     def lost(self) -> str:
         """Go on until the broker is lost; the reason."""
-        self.until(lambda: any(isinstance(fact, BrokerLost) for fact in self.facts))
-        return [fact.reason for fact in self.facts if isinstance(fact, BrokerLost)][-1]
+        self.until(lambda: any(isinstance(fact, SinkLost) for fact in self.facts))
+        return [fact.reason for fact in self.facts if isinstance(fact, SinkLost)][-1]
 
 
 class Subscriber:
@@ -377,7 +378,7 @@ def test_an_event_too_large_for_the_broker_is_parked(tmp_path: Path, make_centre
             (2, 0x95, False)
         ]
         assert sorted(centre.outbox.marks) == [("call", 1, "accepted"), ("call", 2, "parked"), ("call", 3, "accepted")]
-        assert not any(isinstance(fact, BrokerLost) for fact in centre.facts)
+        assert not any(isinstance(fact, SinkLost) for fact in centre.facts)
 
 
 @pytest.mark.realtime
@@ -589,7 +590,7 @@ def test_a_fault_in_the_network_thread_is_told_and_mended(centre: Centre) -> Non
     centre.publisher = MqttPublisher(centre.settings, "shop", "unit-1", centre.outbox, post)
     centre.publisher.start()
     assert "fault in this program" in centre.lost()
-    centre.until(lambda: centre.saw(BrokerConnected))
+    centre.until(lambda: centre.saw(SinkConnected))
     centre.outbox.add("call")
     centre.until(centre.outbox.done)
 

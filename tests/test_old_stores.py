@@ -18,6 +18,7 @@ import pytest
 from firmware.core.call import Call, ClockRead, ClockState, event
 from firmware.core.caller import Caller
 from firmware.core.numbers import Dialled
+from firmware.core.outbox import Sink
 from firmware.records.database import LogStorage
 from firmware.records.log import Line, lines, segments
 from firmware.records.store import SCHEMA, CallReader, CallStore
@@ -70,10 +71,13 @@ def clock(wall_s: int, mono_s: int, state: ClockState = "ntp") -> Callable[[], C
     return lambda: ClockRead(mono_ns=mono_s * S, wall_ns=wall_s * S, state=state)
 
 
+SINKS = (Sink(name="shop"), Sink(name="office"))
+
+
 def write(path: Path, key: Path) -> None:
     """A store with something of everything in it, in three segments, the last of them as a kill leaves it."""
     set_, unset = clock(1_767_225_600, 5), clock(1_000_000_000, 5, "unsynced")
-    store = CallStore(path, "/tsuroku/shop/u1", sinks=("shop", "office"), boot_id="b1", read_clock=set_, key=key)
+    store = CallStore(path, "/tsuroku/shop/u1", sinks=SINKS, boot_id="b1", read_clock=set_, key=key)
     caller = Caller(
         presentation="allowed", reason=None, number="+81300000021", raw="0300000021", name="\udc80", source="modem"
     )
@@ -93,7 +97,7 @@ def write(path: Path, key: Path) -> None:
     store.remove(["c-3"], "asked for", "staff")
     list(store.purge_steps())
     store.close()
-    store = CallStore(path, "/tsuroku/shop/u1", sinks=("shop", "office"), boot_id="b2", read_clock=unset, key=key)
+    store = CallStore(path, "/tsuroku/shop/u1", sinks=SINKS, boot_id="b2", read_clock=unset, key=key)
     store.storage.seal()
     late = Call(call_id="c-4", line=1, direction="incoming", boot_id="b2", clock=unset(), opened_ns=7 * S)
     store.commit(late, [event("call.ringing", late, 7 * S)])
@@ -110,7 +114,7 @@ def test_a_store_of_schema_2_is_opened(tmp_path: Path) -> None:
     assert [each.generation for each in segments(path)][:2] == [1, 0], "with a segment that was written anew"
     before = _lines(path)
     for _ in range(2):
-        store = CallStore(path, "/tsuroku/shop/u1", sinks=("shop", "office"), boot_id="b2")
+        store = CallStore(path, "/tsuroku/shop/u1", sinks=SINKS, boot_id="b2")
         assert (store.wrong, store.problems) == (None, [])
         assert [call["call_id"] for call in store.calls()] == ["c-1", "c-2", "c-4"]
         assert [call["opened"] for call in store.calls()] == [

@@ -79,7 +79,7 @@ def test_a_line_of_any_country_may_know_the_number() -> None:
         (GOOD + '[[broker]]\nhost = "b"\nprefix = "a/b/c/d"\n', "cannot begin a topic"),
         (GOOD.replace("unit-1", "0300001234"), "[unit] unit = '0300001234' looks like a phone number"),
         (GOOD + "[recording]\nbuffer_frames = 8000\n", "is more than half a second; give at most 4000."),
-        (GOOD + '[[broker]]\nhost = "a"\n[[broker]]\nhost = "b"\n', "this version publishes to one broker"),
+        (GOOD + '[[broker]]\nhost = "a"\n[[broker]]\nhost = "b"\n', "every broker needs a name of its own"),
     ],
 )
 def test_a_mistake_is_one_sentence(wrong: str, sentence: str) -> None:

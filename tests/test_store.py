@@ -21,9 +21,10 @@ import pytest
 from pytest_mock import MockerFixture
 from tinydb import Query, TinyDB
 
-from firmware.core.call import Call, CallEvent, ClockRead, ClockState
+from firmware.core.call import Call, ClockRead, ClockState
 from firmware.core.caller import Caller
 from firmware.core.numbers import Dialled
+from firmware.core.outbox import Event, Sink
 from firmware.records.database import LogDB
 from firmware.records.log import Line, Segment, lines, segments
 from firmware.records.store import CallReader, CallStore, StoreError, read_table, unit_runs
@@ -41,8 +42,8 @@ def call(number: int, **changes: object) -> Call:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def told(number: int) -> CallEvent:
-    return CallEvent(type="call.ringing", call_id=f"id-{number}", time="2026-11-24T00:00:00.000Z", data={"line": 1})
+def told(number: int) -> Event:
+    return Event(type="call.ringing", subject=f"id-{number}", time="2026-11-24T00:00:00.000Z", data={"line": 1})
 
 
 @dataclass
@@ -276,7 +277,7 @@ def test_marks_leave_the_pending_ones_in_order(tmp_path: Path) -> None:
 
 
 def test_each_sink_has_its_own_place(tmp_path: Path) -> None:
-    store = CallStore(tmp_path / "store", "s", sinks=("shop", "office"))
+    store = CallStore(tmp_path / "store", "s", sinks=(Sink(name="shop"), Sink(name="office")))
     store.commit(call(1), [told(1)] * 4)
     shop, office = store.outbox("shop"), store.outbox("office")
     for sequence in (1, 2, 3):
@@ -286,16 +287,17 @@ def test_each_sink_has_its_own_place(tmp_path: Path) -> None:
     assert [e.sequence for e in office.pending(9)] == [1, 3, 4]
     assert store.outbox_state()["outbox_depth"] == 3, "what the slowest has not got"
     store.close()
-    again = CallStore(tmp_path / "store", "s", sinks=("office", "shop"))
+    again = CallStore(tmp_path / "store", "s", sinks=(Sink(name="office"), Sink(name="shop")))
     assert [e.sequence for e in again.outbox("shop").pending(9)] == [4]
     assert [e.sequence for e in again.outbox("office").pending(9)] == [1, 3, 4]
     again.close()
 
 
 def test_old_accepted_events_go_and_the_sequence_goes_on(tmp_path: Path, mocker: MockerFixture) -> None:
-    mocker.patch("firmware.records.store._ACCEPTED_KEPT", 3)
+    mocker.patch("firmware.records.store._ALWAYS_KEPT", 3)
+    later = Clock(wall_ns=WALL_NS + 400 * DAY_NS)
     path = tmp_path / "store"
-    store = CallStore(path, "s", sinks=("fast", "slow"))
+    store = CallStore(path, "s", sinks=(Sink(name="fast"), Sink(name="slow")), read_clock=later)
     store.commit(call(1), [told(1)] * 10)
     for sequence in range(1, 10):
         store.mark("call", sequence, "accepted", "fast")
@@ -304,12 +306,12 @@ def test_old_accepted_events_go_and_the_sequence_goes_on(tmp_path: Path, mocker:
     for sequence in range(1, 10):
         store.mark("call", sequence, "accepted", "slow")
     store.flush()
-    assert store.outbox_state()["streams"]["call"] == {"oldest_seq": 7, "last_seq": 10}
+    assert store.outbox_state()["streams"]["call"] == {"oldest_seq": 8, "last_seq": 10}
     store.mark("call", 10, "accepted", "fast")
     store.mark("call", 10, "accepted", "slow")
     store.flush()
     store.close()
-    store = CallStore(path, "s", sinks=("fast", "slow", "new"))
+    store = CallStore(path, "s", sinks=(Sink(name="fast"), Sink(name="slow"), Sink(name="new")))
     assert [e.sequence for e in store.pending(9, "new")] == [8, 9, 10], "a new sink gets what is kept"
     assert store.outbox_state()["outbox_depth"] == 3
     store.commit(call(1), [told(1)])
@@ -318,9 +320,9 @@ def test_old_accepted_events_go_and_the_sequence_goes_on(tmp_path: Path, mocker:
 
 
 def test_an_event_that_has_rotted_holds_nothing_up(tmp_path: Path, mocker: MockerFixture) -> None:
-    mocker.patch("firmware.records.store._ACCEPTED_KEPT", 1)
+    mocker.patch("firmware.records.store._ALWAYS_KEPT", 1)
     path = tmp_path / "store"
-    store = CallStore(path, "s")
+    store = CallStore(path, "s", read_clock=Clock(wall_ns=WALL_NS + 400 * DAY_NS))
     for number in (1, 2, 3):
         store.commit(call(number), [told(number)])
     damage(path, f"{store.store_id}-call-2".encode())

@@ -17,6 +17,7 @@ from tinydb import TinyDB
 from drivers.virtual import scenario as story
 from firmware.app import STORE, Unit
 from firmware.cli.main import main
+from firmware.core.outbox import Sink
 from firmware.local_api import LocalError, ask
 from firmware.records.store import CallReader, CallStore
 from firmware.simulate import stepped, virtual_settings
@@ -243,8 +244,8 @@ def test_a_recording_that_is_gone_keeps_no_other_from_being_disclosed(
 def test_a_command_without_the_unit_takes_no_event_from_a_sink(
     data: Path, capsys: pytest.CaptureFixture[str], mocker: MockerFixture
 ) -> None:
-    mocker.patch("firmware.records.store._ACCEPTED_KEPT", 0)
-    store = CallStore(data / STORE, "s", sinks=("main",))
+    mocker.patch("firmware.records.store._ALWAYS_KEPT", 0)
+    store = CallStore(data / STORE, "s", sinks=(Sink(name="main"),))
     for entry in store.pending(100):
         store.mark(entry.stream, entry.sequence, "accepted")
     store.storage._written = False
@@ -252,7 +253,7 @@ def test_a_command_without_the_unit_takes_no_event_from_a_sink(
     store.storage.close()
     held = ids(data)[0]
     assert run(capsys, data, "hold", held, "--reason", "r")[0] == 0
-    store = CallStore(data / STORE, "s", sinks=("crm",))
+    store = CallStore(data / STORE, "s", sinks=(Sink(name="crm"),))
     assert [entry.sequence for entry in store.pending(3)] == [1, 2, 3]
     store.close()
 

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from drivers.signals import CallerIdReceived
 from firmware.core.caller import Caller
 from firmware.core.facts import Gap
-from firmware.core.numbers import Dialled
+from firmware.core.numbers import Dialled, national
+from firmware.core.outbox import Event
 
 SCHEMA = 2
 _NOBODY = Caller()
@@ -99,6 +100,7 @@ class Recording:
     size_bytes: int
     sha256: str
     gaps: tuple[Gap, ...] = ()
+    muted: tuple[Gap, ...] = ()
     cut_short: str | None = None  # why it ends before the call does
 
     @property
@@ -157,7 +159,8 @@ class Call:
         for key in ("sources", "disagreement"):
             out["caller"][key] = list(out["caller"][key])
         if self.recording:
-            out["recording"]["gaps"] = list(out["recording"]["gaps"])
+            for key in ("gaps", "muted"):
+                out["recording"][key] = list(out["recording"][key])
             out["recording"]["duration_s"] = self.recording.duration_s
         return out
 
@@ -171,7 +174,8 @@ class Call:
         recording = own["recording"]
         if recording:
             recording = {k: v for k, v in recording.items() if k != "duration_s"}
-            recording = Recording(**recording | {"gaps": tuple(Gap(**g) for g in recording["gaps"])})
+            stretches = {key: tuple(Gap(**each) for each in recording.get(key, ())) for key in ("gaps", "muted")}
+            recording = Recording(**recording | stretches)
         return Call(
             **own
             | {
@@ -232,23 +236,13 @@ EventType = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallEvent:
-    """One event of the stream `call`, before the store numbers it. data is the CloudEvents data object."""
-
-    type: EventType
-    call_id: str
-    time: str  # UTC, when it happened
-    data: dict[str, Any]
-
-
-def event(type_: EventType, call: Call, at_ns: int, **extra: Any) -> CallEvent:
+def event(type_: EventType, call: Call, at_ns: int, **extra: Any) -> Event:
     """What the management system is told of a call at one moment."""
     data: dict[str, Any] = {
         "line": call.line,
         "direction": call.direction,
-        "caller": dataclasses.asdict(call.caller) if call.direction != "outgoing" else None,
-        "dialled": dataclasses.asdict(call.dialled) if call.dialled else None,
+        "caller": told(call.caller) if call.direction != "outgoing" else None,
+        "dialled": told(call.dialled) if call.dialled else None,
         "clock": call.clock.state,
     }
     if type_ in ("call.ended", "call.missed"):
@@ -273,8 +267,16 @@ def event(type_: EventType, call: Call, at_ns: int, **extra: Any) -> CallEvent:
             "bytes": call.recording.size_bytes,
             "sha256": call.recording.sha256,
             "filled_s": round(sum(g.duration_s for g in call.recording.gaps), 3),
+            "muted_s": round(sum(g.duration_s for g in call.recording.muted), 3),
         }
-    return CallEvent(type=type_, call_id=call.call_id, time=call.clock.iso(at_ns), data=data | extra)
+    return Event(type=type_, subject=call.call_id, time=call.clock.iso(at_ns), data=data | extra)
+
+
+def told(who: Caller | Dialled) -> dict[str, Any]:
+    """Somebody as an event tells of him. display: the number as people of the country write it."""
+    out = dataclasses.asdict(who)
+    out["display"] = out.pop("national") if isinstance(who, Caller) else national(who.number)
+    return out
 
 
 def heard(signal: CallerIdReceived) -> Heard:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from drivers.signals import Signal
-
-Stream = Literal["call", "system", "audit"]
+from firmware.core.outbox import Stream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
-    """A stretch of a recording that was not captured and is silence of the true length."""
+    """A stretch of a recording that is silence of the true length instead of what was on the line."""
 
     at_s: float  # from the start of the recording
     duration_s: float
@@ -32,6 +31,7 @@ class RecordingReady:
     size_bytes: int
     sha256: str
     gaps: tuple[Gap, ...] = ()
+    muted: tuple[Gap, ...] = ()  # silence because recording was paused or switched off
     cut_short: str | None = None  # why it ends before the call does
 
 
@@ -58,39 +58,64 @@ class CallLeftOpen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BrokerConnected:
+class RecordingSwitched:
+    """Recording was switched on or off for a line. initial: as it was where the journal's file begins."""
+
     at_ns: int
-    broker: str
+    line: int
+    enabled: bool
+    initial: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BrokerLost:
+class SinkConnected:
+    """sink: its name in the settings, as everywhere below."""
+
     at_ns: int
-    broker: str
+    sink: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkLost:
+    """reason: one sentence for people, told once until it is connected again."""
+
+    at_ns: int
+    sink: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventAccepted:
-    """A broker answered a published event with a success code."""
+    """The sink answered an event with a success code."""
 
     at_ns: int
-    broker: str
+    sink: str
     stream: Stream
     sequence: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventRefused:
-    """A broker answered with a failure code. retry False: it would refuse again, so the entry is parked."""
+    """The sink answered with a failure code. retry False: it would refuse again, so the entry is parked."""
 
     at_ns: int
-    broker: str
+    sink: str
     stream: Stream
     sequence: int
     code: int
     retry: bool
 
 
-DeliveryFact = BrokerConnected | BrokerLost | EventAccepted | EventRefused
-Input = Signal | RecordingReady | RecordingFailed | CallLeftOpen | DeliveryFact
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageReceived:
+    """What somebody published to the unit. topic: below the unit's branch, or whole where it is not the unit's."""
+
+    at_ns: int
+    sink: str
+    topic: str
+    payload: bytes
+    retained: bool
+
+
+DeliveryFact = SinkConnected | SinkLost | EventAccepted | EventRefused | MessageReceived
+Input = Signal | RecordingReady | RecordingFailed | CallLeftOpen | RecordingSwitched | DeliveryFact

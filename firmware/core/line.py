@@ -6,7 +6,6 @@ ring timing and is all that the engine and `tsuroku replay` know.
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import re
 from collections.abc import Callable, Mapping
@@ -33,7 +32,6 @@ from drivers.signals import (
 from firmware.core.call import (
     AnswerEvidence,
     Call,
-    CallEvent,
     ClockRead,
     Ender,
     EnderEvidence,
@@ -43,10 +41,11 @@ from firmware.core.call import (
     Recording,
     event,
     heard,
+    told,
 )
 from firmware.core.caller import Caller, listed, merge
 from firmware.core.country import PROFILES
-from firmware.core.facts import CallLeftOpen, Input, RecordingFailed, RecordingReady
+from firmware.core.facts import CallLeftOpen, Input, RecordingFailed, RecordingReady, RecordingSwitched
 from firmware.core.hook import (
     DialPulses,
     Hook,
@@ -63,6 +62,7 @@ from firmware.core.hook import (
     RingBurstOver,
 )
 from firmware.core.numbers import as_dialled, kind
+from firmware.core.outbox import Event
 
 _MS = 1_000_000
 # A modem says RING when the burst is over, and some take their time.
@@ -170,7 +170,7 @@ class SaveCall:
     """Write the call and its events in one transaction."""
 
     call: Call
-    events: tuple[CallEvent, ...]
+    events: tuple[Event, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +190,18 @@ class StopRecording:
     call_id: str
     until_ns: int
     keep: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mute:
+    """Until told otherwise: sound from from_ns to until_ns (None: without end) goes into files as silence.
+
+    Of no call's machine: what was muted comes back with the recording. None from_ns: no more muting.
+    """
+
+    from_ns: int | None
+    until_ns: int | None = None
+    at_ns: int = 0  # now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +286,7 @@ class Line:
         self._quiet_ns = 0  # no recording begins before this: the end of the last one or of a handshake
         self._before_flash = State.IN_CALL
         self._recording = False
+        self._enabled = True  # the owner's switch: no recording begins while it is off
         self._evidence: tuple[CallerIdReceived, ...] = ()  # of the call's own caller
         self._waiting: tuple[CallerIdReceived, ...] = ()  # of the caller who waits
         self._waiting_ns = -_ONE_WAITING_NS
@@ -350,6 +363,8 @@ class Line:
                 self._recorded(given)
             case CallLeftOpen():
                 self._left_open(given)
+            case RecordingSwitched():
+                self._enabled = given.enabled
             case DeviceLost() | DeviceReady() | PolarityEdge():
                 pass
             case _:
@@ -380,7 +395,7 @@ class Line:
         out, self._out = self._out, []
         return out
 
-    def _save(self, call: Call, *events: CallEvent) -> None:
+    def _save(self, call: Call, *events: Event) -> None:
         self._out.append(SaveCall(call=call, events=events))
 
     def _open(self, at_ns: int, direction: Literal["incoming", "outgoing"] | None) -> Call:
@@ -407,10 +422,13 @@ class Line:
 
     def _record(self, from_ns: int) -> None:
         call = self._the_call()
+        if not self._enabled:
+            self._call = replace(call, no_recording="switched_off")
+            return
         if any(who and listed(who, self.config.do_not_record) for who in (call.caller, call.dialled)):
             self._call = replace(call, no_recording="do_not_record")
             return
-        if self._the_call().no_recording == "do_not_record":  # better evidence says somebody else
+        if call.no_recording in ("do_not_record", "switched_off"):  # better evidence says somebody else; it is on again
             self._call = replace(self._the_call(), no_recording="not_ended")
         from_ns = max(from_ns, self._quiet_ns)
         call_id = self._the_call().call_id
@@ -579,7 +597,7 @@ class Line:
         call = Call.from_dict(fact.call)
         told = call.recording is not None  # closed and told of before the unit stopped
         recording = recording_of(fact.recording) if fact.recording else call.recording
-        events: tuple[CallEvent, ...] = ()
+        events: tuple[Event, ...] = ()
         if call.outcome is None:
             ended_ns = None if recording is None else recording.from_ns + round(recording.duration_s * 1e9)
             call = replace(call, outcome="interrupted", end_reason="unit_stopped", ended_ns=ended_ns)
@@ -603,6 +621,7 @@ def recording_of(fact: RecordingReady) -> Recording:
         size_bytes=fact.size_bytes,
         sha256=fact.sha256,
         gaps=fact.gaps,
+        muted=fact.muted,
         cut_short=fact.cut_short,
     )
 
@@ -1069,9 +1088,8 @@ def _tell_waiting(line: Line, at_ns: int, *, correction: bool) -> None:
         line._call = replace(call, marks=tuple(marks))
     else:
         line._mark(Mark(kind="call_waiting", at_ns=at_ns, detail=detail))
-    waiting = dataclasses.asdict(caller)
     call = line._the_call()
-    line._save(call, event("call.waiting", call, at_ns, waiting=waiting, correction=correction))
+    line._save(call, event("call.waiting", call, at_ns, waiting=told(caller), correction=correction))
 
 
 def _cas(line: Line, fact: CasHeard) -> State:

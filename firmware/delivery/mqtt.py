@@ -1,4 +1,5 @@
-"""Delivery to one MQTT broker: retained states, and the outbox's events, at least once and in order of their streams.
+"""Delivery to one MQTT broker: retained states, and the outbox's events, at least once and in order of their streams;
+and what is published to the unit, as far as it may be looked at.
 
 What paho 2.2 does by itself would double, queue without bound or reorder, so little is left to it: it holds messages of
 the present connection only (dropped at the next one, the outbox hands them over again), and at most a window of events.
@@ -14,7 +15,7 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,9 +24,11 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from firmware.core.facts import BrokerConnected, BrokerLost, DeliveryFact, EventAccepted, EventRefused, Stream
-from firmware.core.outbox import Outbox
+from firmware.core.facts import DeliveryFact, EventAccepted, EventRefused, MessageReceived, SinkConnected, SinkLost
+from firmware.core.outbox import Outbox, OutboxEntry, Stream
+from firmware.core.privacy import masked
 from firmware.settings import BrokerSettings
 
 _log = logging.getLogger(__name__)
@@ -36,7 +39,12 @@ _LONGEST_WAIT_S = 60
 _STEADY_S = 10  # a connection that held so long begins the back-off anew
 _TRIALS = 3  # of an event that the connection breaks off with each time
 _CLOSE_S = 1.8
+_MOST_REPLAYS = 100  # ranges that wait
+_LARGEST_MESSAGE = 65_536
+_MESSAGES_PER_S = 10
+_MOST_MESSAGES = 40  # at once
 
+_COMMANDS = ("rpc/req", "set/recording")
 _OFFLINE = b"offline"
 _ONLINE = b"online"
 
@@ -45,16 +53,38 @@ _NEVER_ACCEPTED = frozenset({0x87, 0x90, _PACKET_TOO_LARGE, 0x99})  # not author
 _BROKEN_OFF_BY_CONTENT = _NEVER_ACCEPTED | {0x80, 0x81, 0x82, 0x83}  # possibly; 0x80 also is no word at all
 
 
+@dataclass(slots=True)
+class _Budget:
+    """So many a second, and no more than a second's worth, or most, at once."""
+
+    per_s: float
+    most: float
+    left: float = 0.0
+    at_ns: int = 0
+
+    def take(self) -> bool:
+        now_ns = time.monotonic_ns()
+        self.left = min(self.most, self.left + (now_ns - self.at_ns) * self.per_s / 1e9)
+        self.at_ns = now_ns
+        if self.left < 1:
+            return False
+        self.left -= 1
+        return True
+
+
 @dataclass(eq=False, slots=True)
 class _Session:
     """One connection, from CONNACK to loss. Messages that are forgotten with it are handed over again in the next."""
 
     at_ns: int
     largest_bytes: int  # of one packet
-    flying: dict[int, tuple[Stream, int] | str] = field(default_factory=dict)  # packet id -> event or topic of a state
+    flying: dict[int, _Handed] = field(default_factory=dict)  # by packet id
     early: dict[int, int] = field(default_factory=dict)  # packet id -> code of an answer that overtook publish()
     end: int = 0  # code of its loss
     handed: set[tuple[Stream, int]] = field(default_factory=set)  # not yet settled; loop thread only
+
+
+_Handed = tuple[Stream, int] | str | None  # an event, the topic of a state, or an answer
 
 
 class _Unready(Exception):
@@ -64,14 +94,22 @@ class _Unready(Exception):
 class MqttPublisher:
     """Publishes one unit's branch `{prefix}/{site}/{unit}/` at one broker.
 
+    A topic is given below the branch, or whole behind a "/". hmac_key: for the settings' privacy.
     post: takes the facts, from the loop thread and from paho's; it must not block (paho holds its locks meanwhile).
     Thread: all methods on the loop's; paho's own does nothing but post facts. After each fact: settle(), then pump().
     """
 
     def __init__(
-        self, settings: BrokerSettings, site: str, unit: str, outbox: Outbox, post: Callable[[DeliveryFact], None]
+        self,
+        settings: BrokerSettings,
+        site: str,
+        unit: str,
+        outbox: Outbox,
+        post: Callable[[DeliveryFact], None],
+        hmac_key: bytes = b"",
     ) -> None:
-        self._settings = settings
+        self._settings, self._hmac_key = settings, hmac_key
+        self.name = settings.name
         self._branch = f"{settings.prefix}/{site}/{unit}"
         self._client_id = f"tsuroku-{site}-{unit}"
         self._where = f"Broker {settings.name} at {settings.host}:{settings.port}"
@@ -84,10 +122,17 @@ class MqttPublisher:
             self._event_properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             self._event_properties.ContentType = "application/cloudevents+json; charset=utf-8"
 
+        self._replays: list[tuple[Stream, int, int]] = []  # ranges that a consumer has asked for again
+        self._replaying: set[tuple[Stream, int]] = set()  # of these, handed over
+        self._events = _Budget(settings.events_per_s, settings.events_per_s)
+        self._messages = _Budget(_MESSAGES_PER_S, _MOST_MESSAGES)  # paho's thread only, like the next two
+        self._ignored = 0
+        self._ignored_told_ns = 0
+
         self._client: mqtt.Client | None = None
         self._network: threading.Thread | None = None  # paho's thread
         self._session: _Session | None = None  # as paho's thread sees it
-        self._joined: _Session | None = None  # the session whose BrokerConnected was settled
+        self._joined: _Session | None = None  # the session whose SinkConnected was settled
         # Over flying and early. Never held while calling paho: it answers with locks of its own held.
         self._lock = threading.Lock()
         self._told: set[str] = set()  # sentences told since the last connection
@@ -126,38 +171,98 @@ class MqttPublisher:
         if session is None or session is not self._session:
             return  # away, or connected anew while this thread has yet to settle it
         self._show_due(session)
-        if time.monotonic_ns() < self._hold_until_ns or len(session.handed) >= self._window:
+        if time.monotonic_ns() < self._hold_until_ns:
             return
-        for entry in self._outbox.pending(_WINDOW):
+        room = self._window - len(session.handed)
+        if room > 0 and self._hand_all(session, self._outbox.pending(room, session.handed)):
+            while len(session.handed) < self._window and (entry := self._next_replay()):
+                self._replaying.add((entry.stream, entry.sequence))
+                if not self._hand_all(session, [entry]):
+                    self._replays.insert(0, (entry.stream, entry.sequence, entry.sequence))
+                    return
+
+    def _hand_all(self, session: _Session, entries: Sequence[OutboxEntry]) -> bool:
+        """Hand these events over. False as soon as one cannot be, now."""
+        for entry in entries:
             event = (entry.stream, entry.sequence)
-            if event in session.handed:
-                continue
-            if len(session.handed) >= self._window or not self._hand(session, event, _json(entry.body)):
-                return
+            body = masked(entry.body, self._settings.privacy, self._hmac_key)
+            if event in self._replaying:
+                body = {**body, "replayed": True}
+            if not self._events.take() or not self._hand(session, event, _json(body)):
+                return False
+        return True
+
+    def replay(self, stream: Stream, low: int, high: int) -> bool:
+        """Publish events of a stream once more, as replayed, behind what is due. False: too many wait already."""
+        if len(self._replays) >= _MOST_REPLAYS:
+            return False
+        self._replays.append((stream, low, high))
+        return True
+
+    def _next_replay(self) -> OutboxEntry | None:
+        """The next event that is asked for again; those that are gone, or on their way, are passed over."""
+        while self._replays:
+            stream, low, high = self._replays.pop(0)
+            if low < high:
+                self._replays.insert(0, (stream, low + 1, high))
+            entry = self._outbox.read(stream, low)
+            if entry and self._joined and (stream, low) not in self._joined.handed:
+                return entry
+        return None
+
+    def show_again(self) -> None:
+        """Publish every state anew: somebody has come who may not have them."""
+        self._due |= dict.fromkeys(self._shown)
+
+    def answer(self, topic: str, payload: dict[str, Any]) -> None:
+        """Publish a message that is no state and no event: once, to whoever listens now."""
+        session = self._joined
+        if session is not None and session is self._session:
+            self._hand(session, None, _json(payload), topic)
+
+    @property
+    def topics(self) -> list[str]:
+        """The retained topics, whole."""
+        return sorted(self._whole(topic) for topic in self._shown)
+
+    def forget(self, topics: Iterable[str]) -> None:
+        """Clear retained topics that an earlier run published under other names. topics: whole."""
+        for topic in topics:
+            if topic not in self.topics and not topic.startswith(f"{self._branch}/"):
+                self.show(f"/{topic}", "")
+
+    def _whole(self, topic: str) -> str:
+        return topic[1:] if topic.startswith("/") else f"{self._branch}/{topic}"
 
     def settle(self, fact: DeliveryFact) -> None:
         """Take a fact back that post got, in the order of posting, after its event was marked in the outbox."""
-        if fact.broker != self._settings.name:
+        if fact.sink != self._settings.name:
             return
         match fact:
-            case BrokerConnected():
+            case SinkConnected():
                 session = self._session
                 if session is not None and session.at_ns == fact.at_ns:
                     self._joined = session
                     self._hold_until_ns = 0
                     first = {"status": 0, "info": 1}
                     self._due = dict.fromkeys(sorted(self._shown, key=lambda topic: first.get(topic, 2)))
-            case BrokerLost():
+            case SinkLost():
                 session, self._joined = self._joined, None
+                self._replays[:0] = [(stream, sequence, sequence) for stream, sequence in sorted(self._replaying)]
+                self._replaying.clear()
                 if session is not None and session.handed and session.end in _BROKEN_OFF_BY_CONTENT:
                     self._try_singly(session)
             case EventAccepted():
                 self._refusals = 0
                 self._window = _WINDOW
+                self._replaying.discard((fact.stream, fact.sequence))
                 self._free(fact.stream, fact.sequence)
             case EventRefused():
                 self._free(fact.stream, fact.sequence)
                 now_ns = time.monotonic_ns()
+                if fact.retry and (fact.stream, fact.sequence) in self._replaying:
+                    self._replays.insert(0, (fact.stream, fact.sequence, fact.sequence))
+                self._replaying.discard((fact.stream, fact.sequence))
                 if fact.retry and now_ns >= self._hold_until_ns:  # the rest of a window is refused with its first
                     self._refusals += 1
                     self._hold_until_ns = now_ns + round(_wait_s(self._refusals) * 1e9)
@@ -243,6 +348,8 @@ class MqttPublisher:
         client.on_connect_fail = self._on_connect_fail
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
+        client.on_message = self._on_message
+        client.on_subscribe = self._on_subscribe
         return client
 
     def _password(self) -> str | None:
@@ -288,22 +395,23 @@ class MqttPublisher:
                 return
             del self._due[topic]
 
-    def _hand(self, session: _Session, what: tuple[Stream, int] | str, payload: bytes) -> bool:
+    def _hand(self, session: _Session, what: _Handed, payload: bytes, to: str = "") -> bool:
         """Hand one message to paho. False if the connection is gone: whatever paho keeps then, it never sends."""
         client = self._client
         if client is None:
             return False
+        topic, retain, properties = self._whole(to), False, None
         if isinstance(what, str):
-            topic, retain, properties = f"{self._branch}/{what}", True, None
-        else:
-            topic, retain, properties = f"{self._branch}/event/{what[0]}", False, self._event_properties
+            topic, retain = self._whole(what), True
+        elif what is not None:
+            topic, properties = f"{self._branch}/event/{what[0]}", self._event_properties
             session.handed.add(what)
         if len(topic.encode()) + len(payload) + 64 > session.largest_bytes:  # 64: header, lengths, properties
             self._answer(what, _PACKET_TOO_LARGE, failed=True)
             return True
         sent = client.publish(topic, payload, 1, retain, properties)
         if sent.rc != mqtt.MQTT_ERR_SUCCESS:
-            if not isinstance(what, str):
+            if isinstance(what, tuple):
                 session.handed.discard(what)
             return False
         with self._lock:
@@ -358,8 +466,9 @@ class MqttPublisher:
         self._told.clear()
         session = _Session(time.monotonic_ns(), getattr(properties, "MaximumPacketSize", sys.maxsize))
         self._session = session
+        self._subscribe(client)
         _log.info("broker=%s state=connected", self._settings.name)
-        self._post(BrokerConnected(at_ns=session.at_ns, broker=self._settings.name))
+        self._post(SinkConnected(at_ns=session.at_ns, sink=self._settings.name))
 
     def _on_connect_fail(self, client: mqtt.Client, userdata: object) -> None:
         # paho calls this from its except clause, so the cause is still at hand.
@@ -395,11 +504,57 @@ class MqttPublisher:
         if session is None:
             return
         with self._lock:
+            known = mid in session.flying
             what = session.flying.pop(mid, None)
-            if what is None:
+            if not known:
                 session.early[mid] = reason.value
-        if what is not None:
+        if known:
             self._answer(what, reason.value, failed=reason.is_failure)
+
+    def _subscribe(self, client: mqtt.Client) -> None:
+        """The session is clean: only what is published from now on comes, and what somebody has retained."""
+        topics = [self._whole(topic) for topic in (_COMMANDS if self._settings.commands else ())]
+        if self._settings.discovery != "off":
+            topics.append(f"{self._settings.discovery_prefix}/status")
+        if not topics:
+            return
+        if self._settings.protocol == "5":  # a command that is retained is then told as such, whenever it comes
+            options = SubscribeOptions(qos=1, retainAsPublished=True)
+            client.subscribe([(topic, options) for topic in topics])
+        else:
+            client.subscribe([(topic, 1) for topic in topics])
+
+    def _on_subscribe(
+        self, client: mqtt.Client, userdata: object, mid: int, reasons: list[ReasonCode], properties: Properties | None
+    ) -> None:
+        if any(reason.is_failure for reason in reasons):
+            self._warn(
+                f"{self._where} does not let this unit subscribe to its own topics; "
+                "mend the broker's access list, or set commands = false."
+            )
+
+    def _on_message(self, client: mqtt.Client, userdata: object, message: mqtt.MQTTMessage) -> None:
+        # Whoever can publish here can do so a thousand times a second: the loop must not see it.
+        if len(message.payload) > _LARGEST_MESSAGE:
+            _log.warning(
+                "event=command_refused broker=%s reason=too_large bytes=%d", self._settings.name, len(message.payload)
+            )
+            return
+        now_ns = time.monotonic_ns()
+        if not self._messages.take():
+            self._ignored += 1
+            if now_ns - self._ignored_told_ns > 1_000_000_000:
+                _log.warning(
+                    "event=command_refused broker=%s reason=too_many count=%d", self._settings.name, self._ignored
+                )
+                self._ignored, self._ignored_told_ns = 0, now_ns
+            return
+        topic = message.topic.removeprefix(f"{self._branch}/")
+        self._post(
+            MessageReceived(
+                at_ns=now_ns, sink=self.name, topic=topic, payload=bytes(message.payload), retained=message.retain
+            )
+        )
 
     def _back_off(self, client: mqtt.Client) -> None:
         if self._closed:
@@ -409,28 +564,26 @@ class MqttPublisher:
         wait_s = _wait_s(self._failures)
         client.reconnect_delay_set(wait_s, wait_s)  # type: ignore[arg-type]  # fractions work, and spread many units
 
-    def _answer(self, what: tuple[Stream, int] | str, code: int, *, failed: bool, final: bool = False) -> None:
+    def _answer(self, what: _Handed, code: int, *, failed: bool, final: bool = False) -> None:
         """Tell a broker's answer; final: it is of no use to try again, whatever the code. On either thread."""
         if self._closed:
             return
         if failed:
-            topic = what if isinstance(what, str) else f"event/{what[0]}"
+            topic = what if isinstance(what, str) else f"event/{what[0]}" if what else "an answer"
             self._warn(f"{self._where} refused {topic} with code 0x{code:02X}.")
-        if isinstance(what, str):
+        if not isinstance(what, tuple):
             return
-        at_ns, broker, (stream, sequence) = time.monotonic_ns(), self._settings.name, what
+        at_ns, sink, (stream, sequence) = time.monotonic_ns(), self._settings.name, what
         if failed:
             retry = not final and code not in _NEVER_ACCEPTED
-            self._post(
-                EventRefused(at_ns=at_ns, broker=broker, stream=stream, sequence=sequence, code=code, retry=retry)
-            )
+            self._post(EventRefused(at_ns=at_ns, sink=sink, stream=stream, sequence=sequence, code=code, retry=retry))
         else:
-            self._post(EventAccepted(at_ns=at_ns, broker=broker, stream=stream, sequence=sequence))
+            self._post(EventAccepted(at_ns=at_ns, sink=sink, stream=stream, sequence=sequence))
 
     def _lose(self, reason: str) -> None:
         self._session = None
         if not self._closed and self._warn(reason):
-            self._post(BrokerLost(at_ns=time.monotonic_ns(), broker=self._settings.name, reason=reason))
+            self._post(SinkLost(at_ns=time.monotonic_ns(), sink=self._settings.name, reason=reason))
 
     def _warn(self, sentence: str) -> bool:
         """Log a sentence: True for the first time since the last connection, repeats at debug."""

@@ -23,7 +23,7 @@ from drivers.signals import Country, KeyHeard, LinePresentEdge, LoopEdge
 from firmware.core import facts
 from firmware.core.call import ClockRead
 from firmware.core.explain import Step, TracedLine, private
-from firmware.core.facts import Gap, Input, RecordingReady
+from firmware.core.facts import Gap, Input, RecordingReady, RecordingSwitched
 from firmware.core.hook import DialPulses, HookTiming
 from firmware.core.line import LineConfig, SaveCall, Timer
 from firmware.core.numbers import Dialled, e164, kind, split
@@ -72,7 +72,9 @@ def decode(entry: dict[str, Any]) -> Input:
 
 
 def _recording_ready(fields: dict[str, Any]) -> RecordingReady:
-    return RecordingReady(**fields | {"gaps": tuple(Gap(**gap) for gap in fields["gaps"])})
+    return RecordingReady(
+        **fields | {key: tuple(Gap(**each) for each in fields.get(key, ())) for key in ("gaps", "muted")}
+    )
 
 
 class Journal:
@@ -90,7 +92,7 @@ class Journal:
         self._retry_s = math.inf  # when to begin again, once it has stopped
         self.start_file([])
 
-    def start_file(self, levels: Sequence[LoopEdge | LinePresentEdge]) -> None:
+    def start_file(self, levels: Sequence[LoopEdge | LinePresentEdge | RecordingSwitched]) -> None:
         """Begin a new file with the levels of the inputs, and let the oldest go."""
         self.close()
         try:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from drivers.signals import ButtonPressed, LinePresentEdge, LoopEdge
-from firmware.core.facts import DeliveryFact, Input
+from firmware.core.facts import DeliveryFact, Input, RecordingSwitched
 from firmware.core.line import Command, Line
 from firmware.engine.journal import Journal
 
@@ -44,7 +44,7 @@ class Engine:
         self._lines, self._journal, self._execute, self._observe, self._now = lines, journal, execute, observe, now
         self._inbox: queue.SimpleQueue[Input | None] = queue.SimpleQueue()
         self._periodic: list[_Periodic] = []
-        self._levels: dict[tuple[type, int], LoopEdge | LinePresentEdge] = {}
+        self._levels: dict[tuple[type, int], LoopEdge | LinePresentEdge | RecordingSwitched] = {}
         self._last_ns = now()
 
     def post(self, given: Input) -> None:
@@ -83,7 +83,7 @@ class Engine:
         for line in on:
             given = line.mask(given)  # before anything writes it down
         self._journal.given(given)
-        if isinstance(given, LoopEdge | LinePresentEdge):
+        if isinstance(given, LoopEdge | LinePresentEdge | RecordingSwitched):
             self._levels[type(given), given.line] = given
         self._last_ns = max(self._last_ns, given.at_ns)
         for line in on:

@@ -22,7 +22,7 @@ import soundfile
 
 from drivers.signals import AudioBlock
 from firmware.core.facts import Gap, RecordingFailed, RecordingReady
-from firmware.core.line import StartRecording, StopRecording
+from firmware.core.line import Mute, StartRecording, StopRecording
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class _Open:
     from_ns: int
     stop: int | None = None  # index after its last frame, once known
     gaps: list[Gap] = field(default_factory=list)
+    muted: list[Gap] = field(default_factory=list)
     filled: int = 0  # frames of silence among them that were not captured
     synced_ns: int = 0
     failed: str | None = None  # why nothing more can be written
@@ -85,6 +86,7 @@ class Recorder:
         self._ahead = 0  # frames of silence already put in for a codec that is away
         self._open: list[_Open] = []  # the last may have begun while the one before still waits for its last frames
         self._waiting: list[StartRecording] = []  # nothing captured yet
+        self._mutes: list[tuple[int, int | None]] = []  # stretches of time whose sound goes into no file, oldest first
 
     def take(self, block: AudioBlock) -> None:
         """One block of sound."""
@@ -102,14 +104,24 @@ class Recorder:
         self._anchor = (self._end, at_ns)
         self._append(memoryview(block.pcm))
 
-    def obey(self, command: StartRecording | StopRecording) -> None:
-        if isinstance(command, StartRecording):
+    def obey(self, command: StartRecording | StopRecording | Mute) -> None:
+        if isinstance(command, Mute):
+            self._mute(command)
+        elif isinstance(command, StartRecording):
             if self._anchor is None:
                 self._waiting = [command]  # at most one call is up; an older start was stopped
             else:
                 self._start(command)
         else:
             self._stop(command)
+
+    def _mute(self, command: Mute) -> None:
+        """One stretch is muted at a time; what lies further back than the ring is nobody's any more."""
+        oldest_ns = command.at_ns - 2 * self._frames * self._frame_ns
+        cut = [(start, command.at_ns if end is None else min(end, command.at_ns)) for start, end in self._mutes]
+        self._mutes = [(start, end) for start, end in cut if oldest_ns < end and start < end]
+        if command.from_ns is not None:
+            self._mutes.append((command.from_ns, command.until_ns))
 
     def tick(self, now_ns: int) -> None:
         """Let time pass: ends a file whose last frames are not coming, and syncs."""
@@ -224,13 +236,31 @@ class Recorder:
             where = writing.next % self._frames
             count = min(until - writing.next, self._frames - where)
             if writing.failed is None:
+                pcm = self._ring[where * 2 : (where + count) * 2]
+                for start, end in self._mutes:
+                    self._silence_in(pcm, writing, start, end)
                 try:
-                    writing.file.buffer_write(self._ring[where * 2 : (where + count) * 2], "int16")
+                    writing.file.buffer_write(pcm, "int16")
                 except (OSError, soundfile.SoundFileError) as error:
                     self._fail(writing, error)
             writing.next += count
         if writing.stop is not None and writing.next >= writing.stop:
             self._finish(writing)
+
+    def _silence_in(self, pcm: bytearray, writing: _Open, start_ns: int, end_ns: int | None) -> None:
+        """Take the muted stretch out of frames that begin with the file's next one."""
+        count = len(pcm) // 2
+        first = max(self._index_of(start_ns) - writing.next, 0)
+        last = count if end_ns is None else min(self._index_of(end_ns) - writing.next, count)
+        if first >= last:
+            return
+        pcm[first * 2 : last * 2] = bytes((last - first) * 2)
+        at_s = (writing.next + first - writing.first) / self._rate_hz
+        before = writing.muted[-1] if writing.muted else None
+        if before and abs(before.at_s + before.duration_s - at_s) * self._rate_hz < 1:
+            writing.muted[-1] = Gap(at_s=before.at_s, duration_s=before.duration_s + (last - first) / self._rate_hz)
+        else:
+            writing.muted.append(Gap(at_s=at_s, duration_s=(last - first) / self._rate_hz))
 
     def _fail(self, writing: _Open, error: Exception) -> None:
         writing.failed = f"it could not be written any more ({_why(error)})"
@@ -297,6 +327,7 @@ class Recorder:
                 size_bytes=size,
                 sha256=digest,
                 gaps=tuple(writing.gaps),
+                muted=tuple(writing.muted),
                 cut_short=writing.failed or writing.cut_short,
             )
         )
@@ -316,7 +347,7 @@ class RecorderThread:
 
     def __init__(self, recorder: Recorder, lane_blocks: int = 1200) -> None:
         self._recorder = recorder
-        self._lane: queue.SimpleQueue[AudioBlock | StartRecording | StopRecording | None] = queue.SimpleQueue()
+        self._lane: queue.SimpleQueue[AudioBlock | StartRecording | StopRecording | Mute | None] = queue.SimpleQueue()
         self._lane_blocks = lane_blocks
         self._dropped = 0
         self.beat_ns = time.monotonic_ns()
@@ -335,7 +366,7 @@ class RecorderThread:
             block = AudioBlock(at_ns=block.at_ns, pcm=block.pcm, lost_frames=block.lost_frames + lost)
         self._lane.put(block)
 
-    def obey(self, command: StartRecording | StopRecording) -> None:
+    def obey(self, command: StartRecording | StopRecording | Mute) -> None:
         """Thread: any."""
         self._lane.put(command)
 

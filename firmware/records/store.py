@@ -1,7 +1,8 @@
 """The record of all calls and of the events that tell of them: the only owner of its folder.
 
 Tables: `calls` by order of filing; `events.STREAM` by sequence; `cursors`, how far each sink has got; `meta`, `boots`,
-`anchors` (what the clock turned out to be), `checkpoint` (the last signature), `holds`, `tombstones`.
+`anchors` (what the clock turned out to be), `checkpoint` (the last signature), `holds`, `tombstones`; `acks`, how far
+each consumer has confirmed; `unit`, what else it must know after a restart, each by its name.
 A change of a call, its events and whatever else belongs to it are one line of the log, and one sync.
 """
 
@@ -9,14 +10,13 @@ from __future__ import annotations
 
 import fcntl
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from firmware.core.call import Call, CallEvent, ClockRead, upgraded
-from firmware.core.facts import Stream
-from firmware.core.outbox import OutboxEntry
+from firmware.core.call import Call, ClockRead, upgraded
+from firmware.core.outbox import STREAMS, Event, OutboxEntry, Sink, Stream
 from firmware.records.database import Change, LogStorage, Put, Remove, StoreError, View
 from firmware.records.evidence import Signer
 from firmware.records.index import Index, second, text_key
@@ -27,10 +27,12 @@ from firmware.records.upkeep import purge
 __all__ = ["CallReader", "CallStore", "StoreError", "read_table", "unit_runs"]
 
 SCHEMA = 2  # of the store; 1 was one JSON file
-_ACCEPTED_KEPT = 1000  # events of a stream that stay for a replay when every sink has them
+_NONE: Mapping[str, Any] = {}
+_MAIN = "main"
+_ALWAYS_KEPT = 1000  # events of a stream that stay for a replay, however old
+_LOOKED_AT = 500  # old events, at one flush
 _DAY_NS = 86_400_000_000_000
 _PURGE_AGAIN_NS = 3_600_000_000_000  # each try begins a new segment
-STREAMS: tuple[Stream, ...] = ("call", "system", "audit")
 
 
 def _open_state(call: Mapping[str, Any]) -> str | None:
@@ -195,8 +197,11 @@ class SinkOutbox:
     store: CallStore
     sink: str
 
-    def pending(self, limit: int) -> list[OutboxEntry]:
-        return self.store.pending(limit, self.sink)
+    def pending(self, limit: int, but: Container[tuple[Stream, int]] = ()) -> list[OutboxEntry]:
+        return self.store.pending(limit, self.sink, but)
+
+    def read(self, stream: Stream, sequence: int) -> OutboxEntry | None:
+        return self.store.event(stream, sequence)
 
     def mark(self, stream: Stream, sequence: int, state: Literal["accepted", "parked"]) -> None:
         self.store.mark(stream, sequence, state, self.sink)
@@ -205,8 +210,9 @@ class SinkOutbox:
 class CallStore(CallReader):
     """The only owner of the call records and the outbox. Thread: the loop. Raises StoreError.
 
-    source: what the events' CloudEvents `source` says, e.g. /tsuroku/SITE/UNIT. sinks: the names of those who must get
-    every event. boot_id and read_clock: what each line's time is. key: where the unit's signing key is, or is made.
+    source: what the events' CloudEvents `source` says, e.g. /tsuroku/SITE/UNIT. sinks: those who must get the events.
+    keep_days: so long an event stays for a replay when every sink has it. boot_id and read_clock: what each line's
+    time is. key: where the unit's signing key is, or is made.
     """
 
     def __init__(
@@ -214,12 +220,14 @@ class CallStore(CallReader):
         path: Path,
         source: str,
         *,
-        sinks: Sequence[str] = ("main",),
+        sinks: Sequence[Sink] = (Sink(name=_MAIN),),
+        keep_days: float = 14,
         boot_id: str = "",
         read_clock: Callable[[], ClockRead] = lambda: ClockRead(mono_ns=0, wall_ns=0, state="unsynced"),
         key: Path | None = None,
     ) -> None:
         self._source, self._boot_id = source, boot_id
+        self._keep_ns = round(keep_days * _DAY_NS)
         self._raw_clock = read_clock
         self._shift_ns = 0  # what an unset clock is behind the last time that is written here
         make_directory(path.parent)
@@ -233,7 +241,7 @@ class CallStore(CallReader):
             self.storage.close()
             raise
 
-    def _begin(self, sinks: Sequence[str], key: Path | None) -> None:
+    def _begin(self, sinks: Sequence[Sink], key: Path | None) -> None:
         storage = self.storage
         if storage.last_at:
             self._shift_ns = max(0, storage.last_at[2] - self._raw_clock().wall_ns)
@@ -258,17 +266,21 @@ class CallStore(CallReader):
         for stream in STREAMS:
             docs = storage.tables.get(f"events.{stream}")
             self._last[stream] = docs.last_id if docs else 0
-        self._sinks = tuple(sinks)
+        self._sinks = {sink.name: sink for sink in sinks}
         self._cursors: dict[str, dict[Stream, _Cursor]] = {}
         for doc in View(storage, "cursors").values():
             self._cursors[doc["sink"]] = {
                 stream: _Cursor(own["done"], set(own["settled"]), set(own["parked"]))
                 for stream, own in doc["streams"].items()
             }
-        for sink in self._sinks:
-            own = self._cursors.setdefault(sink, {})
-            for stream in STREAMS:
-                own.setdefault(stream, _Cursor())
+        for sink in sinks:
+            own = self._cursors.setdefault(sink.name, {})
+            for stream in sink.streams:
+                own.setdefault(stream, _Cursor(done=self._last[stream] if sink.new == "next" else 0))
+        self._acks: dict[str, dict[Stream, int]] = {
+            doc["consumer"]: doc["streams"] for doc in View(storage, "acks").values()
+        }
+        self._notes = {doc["name"]: (n, doc["value"]) for n, doc in View(storage, "unit").documents()}
         self._dirty = False
         self._purging: Iterator[int] | None = None
         self._purge_from_ns = 0
@@ -321,27 +333,42 @@ class CallStore(CallReader):
 
     # -- writing
 
-    def commit(self, call: Call, events: Sequence[CallEvent]) -> None:
-        """Write a call (new or changed) and its events, all or nothing. On return they are on the disk."""
+    def commit(self, call: Call, events: Sequence[Event], notes: Mapping[str, Any] = _NONE) -> None:
+        """Write a call (new or changed), its events and notes, all or nothing. On return they are on the disk."""
         known = self._open_ids.get(call.call_id) or self._doc_id(call.call_id)
         docs = self.storage.tables.get("calls")
         doc_id = known or (docs.last_id if docs else 0) + 1
-        first = self._last["call"] + 1
-        changes: list[Change] = [Put("calls", doc_id, call.to_dict())]
-        for sequence, event in enumerate(events, first):
-            changes.append(Put("events.call", sequence, self._body(event, sequence)))
-        if call.outcome is not None:
-            changes += self._checkpoint()
-        self._write(changes)
-        self._last["call"] += len(events)
-        if (
-            _open_state(call.to_dict())
-            if call.outcome is None
-            else call.no_recording in ("not_ended", "not_closed_yet")
-        ):
+        doc = call.to_dict()
+        self._tell([Put("calls", doc_id, doc)], events, notes, sign=call.outcome is not None)
+        if _open_state(doc):
             self._open_ids[call.call_id] = doc_id
         else:
             self._open_ids.pop(call.call_id, None)
+
+    def tell(self, events: Sequence[Event], notes: Mapping[str, Any] = _NONE) -> None:
+        """Write events that are no call's, and notes, all or nothing. On return they are on the disk."""
+        self._tell([], events, notes)
+
+    def note(self, name: str) -> Any:
+        """What was written down by this name; None if nothing was."""
+        return self._notes.get(name, (0, None))[1]
+
+    def _tell(
+        self, changes: list[Change], events: Sequence[Event], notes: Mapping[str, Any], *, sign: bool = False
+    ) -> None:
+        last, written = dict(self._last), dict(self._notes)
+        for event in events:
+            last[event.stream] += 1
+            sequence = last[event.stream]
+            changes.append(Put(f"events.{event.stream}", sequence, self._body(event, sequence)))
+        for name, value in notes.items():
+            number = written[name][0] if name in written else len(written) + 1
+            written[name] = number, value
+            changes.append(Put("unit", number, {"name": name, "value": value}))
+        if sign:
+            changes += self._checkpoint()
+        self._write(changes)
+        self._last, self._notes = last, written
 
     def _write(self, changes: list[Change]) -> None:
         """With the cursors, where they have moved. After a failed write it goes on in a new segment."""
@@ -361,13 +388,13 @@ class CallStore(CallReader):
             changes.append(Put("cursors", number, {"sink": sink, "streams": streams}))
         return changes
 
-    def _body(self, event: CallEvent, sequence: int) -> dict[str, Any]:
+    def _body(self, event: Event, sequence: int) -> dict[str, Any]:
         return {
             "specversion": "1.0",
-            "id": f"{self.store_id}-call-{sequence}",
+            "id": f"{self.store_id}-{event.stream}-{sequence}",
             "source": self._source,
             "type": event.type,
-            "subject": event.call_id,
+            "subject": event.subject,
             "time": event.time,
             "datacontenttype": "application/json",
             "sequence": sequence,
@@ -379,15 +406,45 @@ class CallStore(CallReader):
         """Write what no commit has carried yet: cursors, the day's signature; let the oldest accepted events go."""
         changes: list[Change] = []
         for stream in STREAMS:
-            everywhere = min((self._cursors[sink][stream].done for sink in self._sinks), default=0)
-            docs = self.storage.tables.get(f"events.{stream}")
-            oldest = docs.lowest() if docs else None
-            if oldest is not None and oldest <= everywhere - _ACCEPTED_KEPT:
-                changes.append(Remove(f"events.{stream}", oldest, everywhere - _ACCEPTED_KEPT))
+            oldest, kept_from = self._oldest(stream), self._kept_from(stream)
+            if oldest < kept_from:
+                changes.append(Remove(f"events.{stream}", oldest, kept_from - 1))
         if self._signer and self.read_clock().mono_ns - self._signed_ns > _DAY_NS:
             changes += self._checkpoint()
         if changes or self._dirty:
             self._write(changes)
+
+    def _oldest(self, stream: Stream) -> int:
+        """The first event that is still here; the next one's sequence where none is."""
+        docs = self.storage.tables.get(f"events.{stream}")
+        return (docs.lowest() if docs else None) or self._last[stream] + 1
+
+    def _kept_from(self, stream: Stream) -> int:
+        """The first event that must stay: somebody waits for it, or it is one of the last, or not old enough."""
+        done = [self._cursors[name][stream].done for name, sink in self._sinks.items() if stream in sink.streams]
+        done += [
+            self._acks.get(consumer, {}).get(stream, 0)
+            for sink in self._sinks.values()
+            if stream in sink.streams
+            for consumer in sink.consumers
+        ]
+        oldest = kept_from = self._oldest(stream)
+        end = min([*done, self._last[stream] - _ALWAYS_KEPT]) + 1
+        now = self.read_clock()
+        if now.state == "unsynced" or end <= oldest:
+            return oldest
+        limit = now.iso(now.mono_ns - self._keep_ns)
+        for sequence in range(oldest, min(end, oldest + _LOOKED_AT)):
+            event = self.storage.doc(f"events.{stream}", sequence)
+            if event is None:
+                kept_from = sequence + 1
+            elif event["data"].get("clock") == "unsynced":
+                continue  # as old as the next one that can tell
+            elif event["time"] >= limit:
+                break
+            else:
+                kept_from = sequence + 1
+        return kept_from
 
     # -- what must stay, and what must go
 
@@ -441,8 +498,9 @@ class CallStore(CallReader):
             self._write([*changes, *self._checkpoint()])
             self._to_purge = True
             for stream, sequence in told:  # nobody waits for them any more
-                for sink in self._cursors:
-                    self.mark(stream, sequence, "accepted", sink)
+                for sink, own in self._cursors.items():
+                    if stream in own:
+                        self.mark(stream, sequence, "accepted", sink)
         return [call_id for call_id in call_ids if call_id in held or call_id in self._open_ids]
 
     def obey(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -530,50 +588,88 @@ class CallStore(CallReader):
     def outbox(self, sink: str) -> SinkOutbox:
         return SinkOutbox(self, sink)
 
-    def pending(self, limit: int, sink: str | None = None) -> list[OutboxEntry]:
-        own = self._cursors[sink or self._sinks[0]]
+    def pending(self, limit: int, sink: str = _MAIN, but: Container[tuple[Stream, int]] = ()) -> list[OutboxEntry]:
         entries: list[OutboxEntry] = []
-        for stream in STREAMS:
-            cursor = own[stream]
+        for stream in self._sinks[sink].streams:
+            cursor = self._cursors[sink][stream]
             for sequence in range(cursor.done + 1, self._last[stream] + 1):
                 if len(entries) >= limit:
                     return entries
-                if sequence in cursor.settled:
+                if sequence in cursor.settled or (stream, sequence) in but:
                     continue
-                body = self.storage.doc(f"events.{stream}", sequence)
-                if body is None:
+                entry = self.event(stream, sequence)
+                if entry is None:
                     # It can no longer be read (the store's problems say so), was erased, or is older than this sink.
                     cursor.settle(sequence)
                     self._dirty = True
                     continue
-                entries.append(OutboxEntry(stream=stream, sequence=sequence, body=body, state="pending"))
+                entries.append(entry)
         return entries
 
-    def mark(
-        self, stream: Stream, sequence: int, state: Literal["accepted", "parked"], sink: str | None = None
-    ) -> None:
-        cursor = self._cursors[sink or self._sinks[0]][stream]
+    def event(self, stream: Stream, sequence: int) -> OutboxEntry | None:
+        body = self.storage.doc(f"events.{stream}", sequence)
+        return None if body is None else OutboxEntry(stream=stream, sequence=sequence, body=body)
+
+    def mark(self, stream: Stream, sequence: int, state: Literal["accepted", "parked"], sink: str = _MAIN) -> None:
+        cursor = self._cursors[sink][stream]
         if sequence > self._last[stream]:
             return
         if state == "parked":
             cursor.parked.add(sequence)
+        else:
+            cursor.parked.discard(sequence)  # a replay has brought it
         cursor.settle(sequence)
         self._dirty = True
 
+    def streams_of(self, sink: str) -> Sequence[Stream]:
+        return self._sinks[sink].streams
+
+    def kept(self, stream: Stream) -> tuple[int, int]:
+        """The oldest event that is still here (last + 1 where none is), and the last."""
+        return self._oldest(stream), self._last[stream]
+
+    def confirm(self, consumer: str, stream: Stream, sequence: int) -> int:
+        """A consumer has every event of a stream up to this one. Returns the last that it has confirmed.
+
+        Raises ValueError, a sentence, for a consumer that the settings do not list, or an event that is yet to come.
+        """
+        if not any(consumer in sink.consumers for sink in self._sinks.values()):
+            raise ValueError(f"consumer {consumer!r} is not listed in the settings of a broker (consumers)")
+        if sequence > self._last[stream]:
+            raise ValueError(f"the last event of stream {stream} is {self._last[stream]}")
+        streams = self._acks.get(consumer, {})
+        if sequence > streams.get(stream, 0):
+            streams = {**streams, stream: sequence}
+            known = sorted({*self._acks, consumer})
+            acks = {**self._acks, consumer: streams}
+            self._write([Put("acks", n, {"consumer": each, "streams": acks[each]}) for n, each in enumerate(known, 1)])
+            self._acks = acks
+        return streams.get(stream, 0)
+
+    def waiting(self) -> dict[str, dict[str, int]]:
+        """By sink: how many events it has not got, how many are parked, and how many its consumers must yet confirm."""
+        return {name: self._waiting(sink) for name, sink in self._sinks.items()}
+
+    def _waiting(self, sink: Sink) -> dict[str, int]:
+        told = {"waiting": 0, "parked": 0, "unconfirmed": 0}
+        for stream in sink.streams:
+            last, cursor = self._last[stream], self._cursors[sink.name][stream]
+            confirmed = min((self._acks.get(each, {}).get(stream, 0) for each in sink.consumers), default=last)
+            told["waiting"] += last - cursor.done - len(cursor.settled)
+            told["parked"] += len(cursor.parked)
+            told["unconfirmed"] += last - confirmed
+        return told
+
     def outbox_state(self) -> dict[str, Any]:
-        """How many events some sink has not got, the oldest and last sequence of each stream, and the chain's head."""
-        depth = 0
-        streams: dict[str, dict[str, int]] = {}
-        for stream, last in self._last.items():
-            if not last:
-                continue
-            waiting = [last - c.done - len(c.settled) for c in (self._cursors[sink][stream] for sink in self._sinks)]
-            depth += max(waiting, default=0)
-            oldest = self.storage.tables[f"events.{stream}"].lowest() or last + 1
-            streams[stream] = {"oldest_seq": oldest, "last_seq": last}
+        """How many events some sink has not got, the first and last sequence of each stream, the chain's head."""
         return {
-            "outbox_depth": depth,
-            "streams": streams,
+            "store_id": self.store_id,
+            "outbox_depth": max((each["waiting"] for each in self.waiting().values()), default=0),
+            "streams": {
+                stream: {"oldest_seq": self._oldest(stream), "last_seq": last}
+                for stream, last in self._last.items()
+                if last
+            },
             "chain": {"seq": self.storage.seq, "head": self.storage.link},
         }
 

@@ -21,7 +21,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from firmware.core.call import Call, CallEvent, ClockRead
+from firmware.core.call import Call, ClockRead
+from firmware.core.outbox import Event
 from firmware.records import log, store, upkeep
 from firmware.records.database import LogDB, LogStorage, View
 from firmware.records.index import Index
@@ -242,11 +243,11 @@ def backup_digest(path: Path) -> str | None:
         reader.close()
 
 
-def a_call(number: int, boot_id: str = "boot") -> tuple[Call, CallEvent]:
+def a_call(number: int, boot_id: str = "boot") -> tuple[Call, Event]:
     read = ClockRead(mono_ns=0, wall_ns=1_764_000_000_000_000_000 + number * 1_000_000_000, state="ntp")
     call_id = f"{boot_id}-{number}"
     call = Call(call_id=call_id, line=1, direction="incoming", boot_id=boot_id, clock=read, opened_ns=number)
-    event = CallEvent(type="call.ringing", call_id=call_id, time="2026-11-24T00:00:00.000Z", data={"line": 1})
+    event = Event(type="call.ringing", subject=call_id, time="2026-11-24T00:00:00.000Z", data={"line": 1})
     return call, event
 
 
@@ -261,11 +262,11 @@ class _Expected:
         self.removed: list[str] = []  # texts of what was removed, and is in the log until it is purged
         self.erased: list[str] = []
 
-    def commit(self, call: Call, events: Sequence[CallEvent]) -> None:
+    def commit(self, call: Call, events: Sequence[Event]) -> None:
         self.calls[call.call_id] = json.loads(json.dumps(call.to_dict()))
         for event in events:
             self.last += 1
-            self.events[str(self.last)] = [event.call_id, event.type, event.data]
+            self.events[str(self.last)] = [event.subject, event.type, event.data]
         self.carry()
 
     def carry(self) -> None:
@@ -324,7 +325,7 @@ def change_calls(root: Path, dice: random.Random, steps: int, ack: Ack) -> None:
             call = replace(call, rings=dice.randrange(9))
             open_ones.append(call)
         data = {"n": number, "secret": _secret(call.call_id)}
-        events = [replace(event, call_id=call.call_id, data=data) for _ in range(dice.randrange(4))]
+        events = [replace(event, subject=call.call_id, data=data) for _ in range(dice.randrange(4))]
         calls.commit(call, events)
         expected.commit(call, events)
         ack(expected.promise("commit"))
@@ -366,7 +367,7 @@ def change_calls(root: Path, dice: random.Random, steps: int, ack: Ack) -> None:
 
 def main(kind: str, root: Path, seed: str, steps: int, *options: str) -> None:
     make_small()
-    store._ACCEPTED_KEPT = _KEPT
+    store._ALWAYS_KEPT = _KEPT
     if "nosync" in options:
         for name in ("fsync", "fdatasync"):
             setattr(os, name, lambda descriptor: None)

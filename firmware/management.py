@@ -1,0 +1,412 @@
+"""The unit as its owner and the management system have it: the recording switch, alarms, callbacks and commands.
+
+It decides and writes down; what it wants done it asks of `Hands`, which app gives it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import fastjsonschema
+
+from drivers.signals import DeviceLost, DeviceReady, VoiceHeard
+from firmware import vitals, words
+from firmware.core import alarms, callbacks
+from firmware.core.alarms import Limits, Vitals, Watch
+from firmware.core.call import Call
+from firmware.core.commands import FAILED, INVALID_PARAMS, Asker, CommandError, Commands, Method
+from firmware.core.facts import Input, MessageReceived
+from firmware.core.line import Mute, SaveCall, ShowLine
+from firmware.core.outbox import Event, Stream
+from firmware.records.store import CallStore, StoreError
+from firmware.settings import Settings
+
+log = logging.getLogger(__name__)
+
+CONTRACT = Path(__file__).parent / "contract"
+_HEALTH_S = 60
+_MOST_REPLAYED = 100_000  # events of one request
+_S = 1_000_000_000
+
+
+class Hands(Protocol):
+    """What the management can have done. Thread: the loop."""
+
+    def switch(self, enabled: bool) -> None:
+        """No recording begins while it is off."""
+
+    def mute(self, command: Mute) -> None: ...
+    def show(self, topic: str, payload: dict[str, Any]) -> None: ...
+    def answer(self, sink: str, topic: str, payload: dict[str, Any]) -> None: ...
+    def replay(self, sink: str, stream: Stream, low: int, high: int) -> bool: ...
+    def identify(self) -> None: ...
+    def info(self) -> dict[str, Any]: ...
+    def faults(self) -> dict[str, str]:
+        """By device and line, as codec/1: what is wrong."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pause:
+    by: str
+    until: str  # UTC
+    until_ns: int  # monotonic
+
+
+class Management:
+    def __init__(self, settings: Settings, store: CallStore, hands: Hands) -> None:
+        self._settings, self._store, self._hands = settings, store, hands
+        now = store.read_clock()
+        lines = {line.number: line.number_display for line in settings.line}
+        limits = Limits(**dataclasses.asdict(settings.watch))
+        self.watch = Watch(limits, lines, now, store.note("alarms") or [])
+        kept = store.note("callbacks") or []
+        calls = (store.get(each["call_id"]) for each in kept)
+        numbers = {call.call_id: call.caller.number for call in calls if call and call.caller.number}
+        self._next_callbacks = self._callbacks = callbacks.restored(kept, numbers)
+        self.enabled = bool((store.note("recording") or {"enabled": True})["enabled"])
+        self.paused: _Pause | None = None
+        self._health_ns = 0
+        self._commands = Commands(_methods(self))
+
+    def start(self) -> None:
+        """Do what was so when the unit stopped, and what the store knows of the lines."""
+        seen = set(self.watch.lines)
+        for number, doc in enumerate(self._store.newest()):
+            if not seen or number > 1000:
+                break
+            if doc["line"] in seen and (doc["ended"] or doc["opened"]):
+                self.watch.last_call(doc["line"], datetime.fromisoformat(doc["ended"] or doc["opened"]).timestamp())
+                seen.discard(doc["line"])
+        if not self.enabled:
+            self._hands.switch(False)
+            self._hands.mute(Mute(from_ns=0, at_ns=self._now_ns))
+        paused, now = (self._store.note("recording") or {}).get("paused"), self._store.read_clock()
+        if self.enabled and paused and now.state != "unsynced":
+            left_ns = round(datetime.fromisoformat(paused["until"]).timestamp() * _S) - now.wall_ns
+            if 0 < left_ns < 7200 * _S:
+                self._pause(paused["by"], left_ns, write=False)
+
+    @property
+    def _now_ns(self) -> int:
+        return self._store.read_clock().mono_ns
+
+    # -- what happens
+
+    def observe(self, fact: Input) -> None:
+        match fact:
+            case VoiceHeard():
+                self.watch.heard(fact)
+            case DeviceReady(device="listener") | DeviceLost(device="listener"):
+                self.watch.listens(fact.line, isinstance(fact, DeviceReady))
+            case _:
+                pass
+
+    def shows(self, line: ShowLine) -> None:
+        self.watch.line_shows(line.line, line.state.value, line.since_ns, line.call_id)
+
+    def of_call(self, save: SaveCall) -> tuple[list[Event], dict[str, Any]]:
+        """What is to be written with a call: events and notes. filed() must follow once they are."""
+        waiting, events = callbacks.after(self._callbacks, save.call, save.events)
+        self._next_callbacks = waiting
+        return events, ({"callbacks": [each.to_kept() for each in waiting]} if events else {})
+
+    def filed(self, save: SaveCall) -> None:
+        self._callbacks = self._next_callbacks
+        for told in save.events:
+            match told.type:
+                case "call.ended" | "call.missed":
+                    self.watch.call_ended(save.call, self._store.read_clock())
+                case "recording.ready" | "recording.failed":
+                    self.watch.recorded(save.call.line, save.call.call_id, made=told.type == "recording.ready")
+
+    @property
+    def callbacks_waiting(self) -> int:
+        return len(self._callbacks)
+
+    def tick(self) -> None:
+        """Every few seconds. Raises StoreError; what could not be written is told of next time."""
+        now = self._store.read_clock()
+        if self.paused and now.mono_ns >= self.paused.until_ns:
+            self._resume()
+        seen = self._vitals()
+        before = dict(self.watch.alarms)
+        raised, cleared = self.watch.check(seen, now)
+        if raised or cleared:
+            events = [alarms.event("raised", each, words.alarm(each), now) for each in raised]
+            events += [alarms.event("cleared", each, words.alarm(each), now) for each in cleared]
+            try:
+                self._store.tell(events, {"alarms": self.watch.to_kept()})
+            except StoreError:
+                self.watch.alarms = before
+                raise
+            for each in raised:
+                log.warning("event=alarm_raised alarm=%s", each.name)
+            for each in cleared:
+                log.info("event=alarm_cleared alarm=%s", each.name)
+        if raised or cleared or now.mono_ns - self._health_ns >= _HEALTH_S * _S:
+            self._health_ns = now.mono_ns
+            self._hands.show("state/health", self.health(seen))
+
+    def _vitals(self) -> Vitals:
+        return Vitals(
+            disk_free_mb=vitals.disk_free_mb(self._settings.unit.data_dir),
+            temperature_c=vitals.temperature_c(),
+            under_voltage=vitals.under_voltage(),
+            clock=self._store.read_clock().state,
+            faults=self._hands.faults(),
+            outboxes=self._store.waiting(),
+        )
+
+    def health(self, seen: Vitals | None = None) -> dict[str, Any]:
+        """The retained topic `state/health`."""
+        seen, now = seen or self._vitals(), self._store.read_clock()
+        return {
+            "at": now.iso(now.mono_ns),
+            "clock": seen.clock,
+            "temperature_c": seen.temperature_c,
+            "under_voltage": seen.under_voltage,
+            "disk_free_mb": seen.disk_free_mb,
+            "outboxes": {name: dict(counts) for name, counts in seen.outboxes.items()},
+            "alarms": [
+                {"alarm": each.name, "since": each.since, "severity": each.severity, "acknowledged": each.acknowledged}
+                for each in self.watch.alarms.values()
+            ],
+            "last_line_test": None,
+        }
+
+    def recorder(self) -> dict[str, Any]:
+        """What `state/recorder` tells of the switch."""
+        paused = {"by": self.paused.by, "until": self.paused.until} if self.paused else None
+        return {"enabled": self.enabled, "paused": paused, "callbacks_waiting": len(self._callbacks)}
+
+    # -- commands
+
+    def take(self, message: MessageReceived) -> None:
+        """Do what a message asks for, or log in a line why not."""
+        judged = self._commands.take(message, self._store.read_clock())
+        if judged.refused:
+            log.warning(
+                "event=command_refused broker=%s src=%s method=%s reason=%s",
+                message.sink,
+                judged.asker.src,
+                judged.method,
+                judged.refused,
+            )
+        if judged.changed and judged.method:
+            self._audit("command.done", judged.asker, judged.method)
+        if judged.answer is not None:
+            self._hands.answer(message.sink, f"rpc/res/{judged.asker.src}", judged.answer)
+
+    def _audit(self, type_: str, asker: Asker, method: str) -> None:
+        now = self._store.read_clock()
+        data = {"method": method, "src": asker.src, "by_way_of": asker.sink, "clock": now.state}
+        event = Event(stream="audit", type=type_, subject=method, time=now.iso(now.mono_ns), data=data)
+        try:
+            self._store.tell([event])
+        except StoreError as error:
+            log.error("event=audit_not_written method=%s reason=%s", method, error)
+
+    def _written(self, events: Sequence[Event] = (), **notes: Any) -> None:
+        """Raises CommandError."""
+        try:
+            self._store.tell(events, notes)
+        except StoreError as error:
+            raise CommandError(FAILED, str(error)) from error
+
+    def switch(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
+        """Recording on or off, for good. A call under way becomes silent; the next one is recorded anew, or not."""
+        enabled = bool(params["enabled"])
+        if enabled != self.enabled or self.paused:
+            self._written(recording={"enabled": enabled, "paused": None})
+            self.enabled, self.paused = enabled, None
+            self._hands.switch(enabled)
+            now_ns = self._now_ns
+            self._hands.mute(Mute(from_ns=None if enabled else now_ns, at_ns=now_ns))
+        return self.recorder()
+
+    def pause(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
+        if not self.enabled:
+            raise CommandError(FAILED, "Recording is switched off; nothing is to be paused.")
+        self._pause(asker.src, params["seconds"] * _S)
+        return self.recorder()
+
+    def _pause(self, by: str, for_ns: int, *, write: bool = True) -> None:
+        now = self._store.read_clock()
+        until_ns = now.mono_ns + for_ns
+        pause = _Pause(by=by, until=now.iso(until_ns), until_ns=until_ns)
+        if write:
+            self._written(recording={"enabled": True, "paused": {"by": by, "until": pause.until}})
+        self.paused = pause
+        self._hands.mute(Mute(from_ns=now.mono_ns, until_ns=until_ns, at_ns=now.mono_ns))
+
+    def resume(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
+        if self.paused:
+            self._written(recording={"enabled": self.enabled, "paused": None})
+            self._resume()
+        return self.recorder()
+
+    def _resume(self) -> None:
+        self.paused = None
+        self._hands.mute(Mute(from_ns=None, at_ns=self._now_ns))
+
+    def protect(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
+        try:
+            self._store.hold(params["call_id"], params["reason"], asker.src)
+        except KeyError:
+            raise _no_such_call() from None
+        except StoreError as error:
+            raise CommandError(FAILED, str(error)) from error
+        return {"call_id": params["call_id"], "held": True}
+
+    def locate(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
+        recording = self._call(params["call_id"]).recording
+        if recording is None:
+            raise CommandError(FAILED, "This call has no recording.")
+        there = (self._settings.unit.data_dir / recording.path).is_file()
+        told = {"bytes": recording.size_bytes, "sha256": recording.sha256, "duration_s": recording.duration_s}
+        return {"call_id": params["call_id"], "path": recording.path, "present": there, **told}
+
+    def _call(self, call_id: str) -> Call:
+        call = self._store.get(call_id)
+        if call is None:
+            raise _no_such_call()
+        return call
+
+    def replay(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
+        """Which of the range come again, and which are gone for ever."""
+        stream, low, high = cast(Stream, params["stream"]), params["from_seq"], params["to_seq"]
+        if stream not in self._store.streams_of(asker.sink):
+            raise CommandError(INVALID_PARAMS, f"Stream {stream} is not published at this broker.")
+        oldest, last = self._store.kept(stream)
+        if low > high:
+            raise CommandError(INVALID_PARAMS, "from_seq must not be greater than to_seq.")
+        first, end = max(low, oldest), min(high, last)
+        if end - first >= _MOST_REPLAYED:
+            raise CommandError(INVALID_PARAMS, f"At most {_MOST_REPLAYED} events can be asked for at once.")
+        if first <= end and not self._hands.replay(asker.sink, stream, first, end):
+            raise CommandError(FAILED, "Too many replays wait already; try again later.")
+        gone = [] if low >= oldest else [[low, min(high, oldest - 1)]]
+        return {
+            "stream": stream,
+            "from_seq": first,
+            "to_seq": end,
+            "gone": gone,
+            "oldest_seq": oldest,
+            "last_seq": last,
+        }
+
+    def ack(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
+        try:
+            seq = self._store.confirm(params["consumer"], params["stream"], params["seq"])
+        except StoreError as error:
+            raise CommandError(FAILED, str(error)) from error
+        return {"consumer": params["consumer"], "stream": params["stream"], "seq": seq}
+
+    def callback_done(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
+        call = self._call(params["call_id"])
+        waiting, events = callbacks.done(self._callbacks, call, asker.src, self._store.read_clock())
+        if events:
+            self._written(events, callbacks=[each.to_kept() for each in waiting])
+            self._callbacks = waiting
+        return {"callbacks_waiting": len(waiting), "was_waiting": bool(events)}
+
+    def acknowledge(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
+        now = self._store.read_clock()
+        before = dict(self.watch.alarms)
+        alarm = self.watch.acknowledge(params["alarm"], asker.src, now.iso(now.mono_ns))
+        if alarm is None:
+            raise CommandError(FAILED, "There is no such alarm now; `state/health` lists them.")
+        try:
+            self._written([alarms.event("acknowledged", alarm, words.alarm(alarm), now)], alarms=self.watch.to_kept())
+        except CommandError:
+            self.watch.alarms = before
+            raise
+        self._hands.show("state/health", self.health())
+        return {"alarm": alarm.name, "acknowledged": alarm.acknowledged}
+
+    def selftest(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
+        now, faults = self._store.read_clock(), self._hands.faults()
+        result = {"passed": not faults, "faults": faults, "health": self.health()}
+        data = {"passed": not faults, "faults": faults, "by": asker.src, "clock": now.state}
+        self._written(
+            [Event(stream="system", type="selftest.done", subject="selftest", time=now.iso(now.mono_ns), data=data)]
+        )
+        return result
+
+    def identify(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
+        self._hands.identify()
+        return {"seconds": 30}
+
+    def config(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
+        return {"settings": public_settings(self._settings), "hash": settings_hash(self._settings)}
+
+    def device_info(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
+        return self._hands.info()
+
+
+def public_settings(settings: Settings) -> dict[str, Any]:
+    """The settings as JSON, without what is secret (that stands in files) and without anybody's number."""
+    told = cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(settings), default=str)))
+    told["recording"]["do_not_record"] = len(settings.recording.do_not_record)
+    return told
+
+
+def settings_hash(settings: Settings) -> str:
+    text = json.dumps(dataclasses.asdict(settings), default=str, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _no_such_call() -> CommandError:
+    return CommandError(FAILED, "There is no such call on this unit.")
+
+
+@cache
+def contract() -> dict[str, Any]:
+    """The commands of the contract, by method: description, whether they change something, params as JSON Schema."""
+    return cast(dict[str, Any], json.loads((CONTRACT / "commands.json").read_text(encoding="utf-8")))
+
+
+def _methods(of: Management) -> dict[str, Method]:
+    doers = {
+        "device.info": of.device_info,
+        "selftest.run": of.selftest,
+        "recording.pause": of.pause,
+        "recording.resume": of.resume,
+        "recording.protect": of.protect,
+        "recording.locate": of.locate,
+        "events.replay": of.replay,
+        "events.ack": of.ack,
+        "callback.done": of.callback_done,
+        "alarm.acknowledge": of.acknowledge,
+        "config.get": of.config,
+        "identify": of.identify,
+    }
+    methods = {
+        name: Method(do=doers[name], check=_checker(told["params"]), changes=told["changes"])
+        for name, told in contract().items()
+    }
+    return methods | {"recording.switch": Method(do=of.switch, check=lambda params: None, changes=True)}
+
+
+def _checker(schema: dict[str, Any]) -> Any:
+    """Raises ValueError (of fastjsonschema) with a sentence. Compiled when it is first needed."""
+    compiled: list[Any] = []
+
+    def check(params: Mapping[str, Any]) -> None:
+        if not compiled:
+            compiled.append(fastjsonschema.compile(schema))
+        try:
+            compiled[0](dict(params))
+        except fastjsonschema.JsonSchemaException as error:
+            raise ValueError(str(error).replace("data.", "params.").replace("data ", "params ")) from error
+
+    return check

@@ -1,0 +1,255 @@
+"""The unit as the management system has it, over a real Mosquitto: commands, the switch, replays, several brokers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paho.mqtt import client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+from drivers.virtual.broker import VirtualBroker
+from firmware.core.call import ClockRead
+from firmware.settings import BrokerSettings
+from tests.units import BRANCH, Running, at, running, settings
+
+pytestmark = pytest.mark.realtime
+
+
+class System:
+    """A management system: asks, and hears everything below the unit's branch."""
+
+    def __init__(self, port: int, name: str = "crm") -> None:
+        self.name = name
+        self.heard: list[tuple[str, bytes, bool]] = []
+        self._ready = threading.Event()
+        self.client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv5)
+        self.client.on_connect = lambda client, *_: client.subscribe("#", qos=1) and None
+        self.client.on_subscribe = lambda *_: self._ready.set()
+        self.client.on_message = lambda _client, _userdata, m: self.heard.append(
+            (m.topic.removeprefix(f"{BRANCH}/"), bytes(m.payload), m.retain)
+        )
+        self.client.connect_async("127.0.0.1", port)
+        self.client.loop_start()
+        assert self._ready.wait(10)
+
+    def send(self, payload: object, topic: str = "rpc/req", *, retain: bool = False) -> None:
+        data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+        whole = topic if topic.startswith("tsuroku/") else f"{BRANCH}/{topic}"
+        self.client.publish(whole, data, 1, retain).wait_for_publish(5)
+
+    def request(self, method: str, **params: Any) -> dict[str, Any]:
+        id_, exp = str(uuid.uuid4()), int(time.time()) + 30
+        return {"jsonrpc": "2.0", "id": id_, "src": self.name, "method": method, "params": params, "exp": exp}
+
+    def ask(self, method: str, **params: Any) -> Any:
+        """The result; an error is told as an AssertionError."""
+        answer = self.answer(self.request(method, **params))
+        assert "result" in answer, answer
+        return answer["result"]
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        before = len(self.of(f"rpc/res/{self.name}"))
+        self.send(request)
+        return dict(self.until(lambda: self.of(f"rpc/res/{self.name}")[before:])[0])
+
+    def of(self, topic: str) -> list[Any]:
+        return [json.loads(payload) for heard, payload, _ in list(self.heard) if heard == topic]
+
+    def until(self, found: Callable[[], Any], within_s: float = 10) -> Any:
+        end = time.monotonic() + within_s
+        while not (got := found()):
+            assert time.monotonic() < end, f"not within {within_s} s; heard {[heard[0] for heard in self.heard][-9:]}"
+            time.sleep(0.01)
+        return got
+
+    def close(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[VirtualBroker]:
+    broker = VirtualBroker(tmp_path / "broker")
+    broker.start()
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def crm(broker: VirtualBroker) -> Iterator[System]:
+    system = System(broker.port)
+    yield system
+    system.close()
+
+
+@pytest.fixture
+def shop(tmp_path: Path, broker: VirtualBroker, crm: System) -> Iterator[Running]:
+    with running(settings(tmp_path / "data", at(broker.port, consumers=("crm",), audit=True))) as shop:
+        crm.until(lambda: crm.of("state/health"))
+        yield shop
+
+
+def test_every_command_of_the_contract_is_answered(shop: Running, crm: System) -> None:
+    call_id = shop.missed()
+    crm.until(lambda: [e for e in crm.of("event/call") if e["type"] == "callback.due"])
+    info = crm.ask("device.info")
+    assert info["store_id"] == shop.unit.store.store_id and "recording.pause" in info["capabilities"]
+    assert crm.ask("config.get")["hash"] == info["settings_hash"]
+    assert crm.ask("selftest.run")["passed"] is True
+    assert crm.ask("events.ack", consumer="crm", stream="call", seq=2) == {
+        "consumer": "crm",
+        "stream": "call",
+        "seq": 2,
+    }
+    assert crm.ask("recording.protect", call_id=call_id, reason="a dispute")["held"] is True
+    assert shop.unit.store.holds()[call_id]["who"] == "crm"
+    assert crm.of("state/recorder")[-1]["callbacks_waiting"] == 1
+    assert crm.ask("callback.done", call_id=call_id) == {"callbacks_waiting": 0, "was_waiting": True}
+    assert crm.ask("identify") == {"seconds": 30}
+    assert crm.ask("recording.pause", seconds=60)["paused"]["by"] == "crm"
+    assert crm.until(lambda: [s for s in crm.of("state/recorder") if s["paused"]])
+    assert crm.ask("recording.resume")["paused"] is None
+    for method, params in (("recording.locate", {"call_id": call_id}), ("alarm.acknowledge", {"alarm": "disk"})):
+        assert crm.answer(crm.request(method, **params))["error"]["code"] == -32003
+    audit = crm.until(lambda: crm.of("event/audit")[3:] and crm.of("event/audit"))
+    changed = ["recording.protect", "callback.done", "recording.pause", "recording.resume"]
+    assert [event["data"]["method"] for event in audit] == changed
+
+
+def test_the_switch_goes_both_ways_and_outlives_a_restart(tmp_path: Path, broker: VirtualBroker, crm: System) -> None:
+    chosen = settings(tmp_path / "data", at(broker.port))
+    with running(chosen):
+        crm.until(lambda: crm.of("state/recorder"))
+        crm.send(b"OFF", "set/recording")
+        crm.until(lambda: crm.of("state/recorder")[-1]["enabled"] is False)
+    with running(chosen) as shop:
+        crm.until(lambda: crm.of("state/recorder")[-1]["enabled"] is False)
+        assert shop.unit.management.enabled is False
+        crm.send(b"ON", "set/recording")
+        crm.until(lambda: crm.of("state/recorder")[-1]["enabled"] is True)
+
+
+def test_a_replay_is_marked_and_tells_what_is_gone(shop: Running, crm: System) -> None:
+    shop.missed()
+    crm.until(lambda: len(crm.of("event/call")) == 3)
+    result = crm.ask("events.replay", stream="call", from_seq=1, to_seq=99)
+    assert (result["from_seq"], result["to_seq"], result["gone"], result["last_seq"]) == (1, 3, [], 3)
+    crm.until(lambda: len(crm.of("event/call")) == 6)
+    first, again = crm.of("event/call")[:3], crm.of("event/call")[3:]
+    assert [event["replayed"] for event in first + again] == [False] * 3 + [True] * 3
+    assert [{**event, "replayed": False} for event in again] == first
+    assert crm.answer(crm.request("events.replay", stream="call", from_seq=5, to_seq=4))["error"]["code"] == -32602
+
+
+HOSTILE: list[tuple[str, object]] = [
+    ("malformed", b"{"),
+    ("malformed", b"\xff" * 300),
+    ("expired", {"method": "recording.pause", "params": {"seconds": 9}, "exp": 1_600_000_000}),
+    ("no_method", {"method": "recording.delete"}),
+    ("params", {"method": "recording.pause", "params": {"seconds": 7201}}),
+    ("too_large", b"x" * 1_000_000),
+]
+
+
+def test_bad_commands_get_one_log_line_each_and_change_nothing(
+    shop: Running, crm: System, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    before = crm.of("state/recorder")[-1]
+    for reason, message in HOSTILE:
+        caplog.clear()
+        whole = message if isinstance(message, bytes) else crm.request("device.info") | dict(message)  # type: ignore[call-overload]
+        crm.send(whole)
+        crm.until(lambda: refusals(caplog))
+        assert [record.getMessage() for record in refusals(caplog)] == [refusals(caplog)[0].getMessage()]
+        assert f"reason={reason}" in refusals(caplog)[0].getMessage()
+    caplog.clear()
+    crm.send(crm.request("recording.pause", seconds=60), retain=True)
+    crm.until(lambda: refusals(caplog))
+    assert "reason=retained" in refusals(caplog)[0].getMessage()
+    crm.send(b"", retain=True)
+    request = crm.request("recording.pause", seconds=60)
+    assert "result" in crm.answer(request)
+    caplog.clear()
+    assert "result" in crm.answer(request)
+    assert "reason=repeated" in refusals(caplog)[0].getMessage()
+    crm.ask("recording.resume")
+    after = crm.of("state/recorder")[-1]
+    assert [before[key] for key in ("enabled", "paused")] == [after[key] for key in ("enabled", "paused")]
+
+
+def refusals(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if "command_refused" in record.getMessage()]
+
+
+def test_a_thousand_commands_a_second_stop_nothing(
+    shop: Running, crm: System, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    for _ in range(2000):
+        crm.client.publish(f"{BRANCH}/rpc/req", json.dumps(crm.request("device.info")), 0)
+    call_id = shop.missed()
+    event = crm.until(lambda: [e for e in crm.of("event/call") if e["subject"] == call_id])
+    assert event
+    assert len(refusals(caplog)) < 20, "one line a second tells of them"
+    assert len(crm.of("rpc/res/crm")) < 200
+
+
+def test_an_unset_clock_refuses_what_changes_something(tmp_path: Path, broker: VirtualBroker, crm: System) -> None:
+    def unset() -> ClockRead:
+        return ClockRead(mono_ns=time.monotonic_ns(), wall_ns=time.monotonic_ns(), state="unsynced")
+
+    with running(settings(tmp_path / "data", at(broker.port)), unset):
+        crm.until(lambda: crm.of("state/recorder"))
+        assert crm.answer(crm.request("recording.pause", seconds=5))["error"]["code"] == -32002
+        assert crm.ask("device.info")["contract"] == 1
+
+
+def test_each_broker_gets_what_it_may_know(tmp_path: Path, broker: VirtualBroker, crm: System) -> None:
+    second = VirtualBroker(tmp_path / "second")
+    second.start()
+    abroad = System(second.port, "abroad")
+    try:
+        brokers: tuple[BrokerSettings, ...] = (
+            at(broker.port, name="shop"),
+            at(second.port, name="office", privacy="last4", discovery="off"),
+        )
+        with running(settings(tmp_path / "data", *brokers)) as shop:
+            shop.missed()
+            ours = crm.until(lambda: [e for e in crm.of("event/call") if e["type"] == "call.missed"])[0]
+            theirs = abroad.until(lambda: [e for e in abroad.of("event/call") if e["type"] == "call.missed"])[0]
+            assert ours["id"] == theirs["id"]
+            assert ours["data"]["caller"]["number"] == "+81300001234"
+            assert theirs["data"]["caller"]["number"] is None and theirs["data"]["caller"]["last4"] == "1234"
+            second.stop()
+            shop.missed()
+            crm.until(lambda: len(crm.of("event/call")) == 6)
+            second.start()
+            abroad.until(lambda: len({e["sequence"] for e in abroad.of("event/call")}) == 6, 90)
+    finally:
+        abroad.close()
+        second.close()
+
+
+def test_no_number_stands_in_a_topic_a_retained_message_or_the_log(
+    shop: Running, crm: System, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    call_id = shop.missed()
+    crm.until(lambda: len(crm.of("event/call")) == 3)
+    crm.ask("recording.protect", call_id=call_id, reason="x")
+    newcomer = System(int(shop.unit.settings.broker[0].port), "newcomer")
+    time.sleep(0.5)
+    newcomer.close()
+    texts = [topic for topic, _, _ in crm.heard] + [payload.decode() for _, payload, kept in newcomer.heard if kept]
+    assert len(texts) > 10
+    for text in [*texts, caplog.text]:
+        assert "0001234" not in text and "ヤマダ" not in text
