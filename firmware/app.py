@@ -46,6 +46,7 @@ from firmware.core.line import (
     StopRecording,
 )
 from firmware.core.outbox import Event, Sink, Stream
+from firmware.delivery import discovery
 from firmware.delivery.mqtt import MqttPublisher
 from firmware.engine.journal import Journal, JournalledReads
 from firmware.engine.loop import Engine
@@ -325,6 +326,7 @@ class Unit:
             if read.state == "ntp":
                 self.store.anchor(read)
             self.management.tick()
+            self._note_topics()
             self.store.flush()
             if not self.engine.busy and not self._unsaved:
                 self.store.upkeep()
@@ -391,9 +393,35 @@ class Unit:
             self._shown.setdefault(number, ShowLine(line=number, state=State.IDLE, since_ns=self._now(), call_id=None))
             self._show_line(number)
         self._show("state/health", self.management.health())
+        self._show_discovery()
         last = next((call for call in itertools.islice(self.store.newest(), 10) if call["outcome"]), None)
         if last:
             self._show("state/last_call", _summary(Call.from_dict(last)))
+
+    def _show_discovery(self) -> None:
+        """To Home Assistant, where it is wanted; and take back what an earlier run showed under other names."""
+        unit, known = self.settings.unit, self.store.note("retained") or {}
+        for broker in self.settings.broker:
+            publisher = self.publishers[broker.name]
+            if broker.discovery != "off":
+                branch = f"{broker.prefix}/{unit.site}/{unit.unit}"
+                found = discovery.messages(
+                    broker.discovery,
+                    broker.discovery_prefix,
+                    branch,
+                    f"{unit.site}-{unit.unit}",
+                    len(self.recorders),
+                    self._info(),
+                )
+                for topic, payload in found.items():
+                    publisher.show(f"/{topic}", payload)
+            publisher.forget(known.get(broker.name, []))
+
+    def _note_topics(self) -> None:
+        """Keep in mind which retained topics there are, so that a unit by another name can take them back."""
+        topics = {name: publisher.topics for name, publisher in self.publishers.items()}
+        if topics != self.store.note("retained"):
+            self.store.tell([], {"retained": topics})
 
     def _told_started(self) -> None:
         now = self.store.read_clock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import threading
@@ -237,6 +238,45 @@ def test_each_broker_gets_what_it_may_know(tmp_path: Path, broker: VirtualBroker
     finally:
         abroad.close()
         second.close()
+
+
+def kept(port: int) -> dict[str, bytes]:
+    """What the broker keeps for whoever comes: whole topic -> payload."""
+    newcomer = System(port, "newcomer")
+    time.sleep(0.5)
+    newcomer.close()
+    roots = ("tsuroku/", "homeassistant/")
+    return {
+        topic if topic.startswith(roots) else f"{BRANCH}/{topic}": payload
+        for topic, payload, retained in newcomer.heard
+        if retained
+    }
+
+
+def test_home_assistant_is_told_of_the_unit_and_a_new_name_leaves_no_ghost(
+    tmp_path: Path, broker: VirtualBroker, crm: System
+) -> None:
+    first = settings(tmp_path / "data", at(broker.port))
+    topic = "homeassistant/device/tsuroku-shop-unit-1/config"
+    with running(first) as shop:
+        crm.until(lambda: [heard for heard, _, _ in crm.heard if heard == topic])
+        before = len(crm.heard)
+        crm.client.publish("homeassistant/status", "online", 1)
+        crm.until(lambda: [heard for heard, _, _ in crm.heard[before:] if heard == topic])
+        payload = json.loads(kept(broker.port)[topic])
+        assert payload["components"]["recording"]["command_topic"] == f"{BRANCH}/set/recording"
+        shop.do(shop.unit._note_topics)
+    renamed = dataclasses.replace(
+        first,
+        unit=dataclasses.replace(first.unit, unit="till"),
+        broker=(dataclasses.replace(first.broker[0], discovery="components"),),
+    )
+    with running(renamed) as shop:
+        crm.until(lambda: not [topic for topic in kept(broker.port) if "unit-1" in topic], 20)
+        found = kept(broker.port)
+        assert "homeassistant/switch/tsuroku-shop-till/recording/config" in found
+        assert found["tsuroku/v1/shop/till/status"] == b"online"
+        crm.until(lambda: not [topic for topic in shop.unit.publishers["main"].topics if "unit-1" in topic])
 
 
 def test_no_number_stands_in_a_topic_a_retained_message_or_the_log(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import queue
 import random
 import socket
 import ssl
@@ -122,6 +123,7 @@ class MqttPublisher:
             self._event_properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             self._event_properties.ContentType = "application/cloudevents+json; charset=utf-8"
 
+        self._cleared: queue.SimpleQueue[str] = queue.SimpleQueue()  # retained topics that the broker has let go
         self._replays: list[tuple[Stream, int, int]] = []  # ranges that a consumer has asked for again
         self._replaying: set[tuple[Stream, int]] = set()  # of these, handed over
         self._events = _Budget(settings.events_per_s, settings.events_per_s)
@@ -167,6 +169,10 @@ class MqttPublisher:
         if self._closed:
             return
         self._revive()
+        while not self._cleared.empty():
+            topic = self._cleared.get()
+            if self._shown.get(topic) == b"":
+                del self._shown[topic]
         session = self._joined
         if session is None or session is not self._session:
             return  # away, or connected anew while this thread has yet to settle it
@@ -228,7 +234,7 @@ class MqttPublisher:
     def forget(self, topics: Iterable[str]) -> None:
         """Clear retained topics that an earlier run published under other names. topics: whole."""
         for topic in topics:
-            if topic not in self.topics and not topic.startswith(f"{self._branch}/"):
+            if topic not in self.topics:
                 self.show(f"/{topic}", "")
 
     def _whole(self, topic: str) -> str:
@@ -390,7 +396,7 @@ class MqttPublisher:
     def _show_due(self, session: _Session) -> None:
         with self._lock:
             unanswered = {what for what in session.flying.values() if isinstance(what, str)}
-        for topic in [topic for topic in self._due if topic not in unanswered]:
+        for topic in [topic for topic in self._due if topic not in unanswered and topic in self._shown]:
             if not self._hand(session, topic, self._shown[topic]):
                 return
             del self._due[topic]
@@ -571,6 +577,8 @@ class MqttPublisher:
         if failed:
             topic = what if isinstance(what, str) else f"event/{what[0]}" if what else "an answer"
             self._warn(f"{self._where} refused {topic} with code 0x{code:02X}.")
+        if isinstance(what, str) and not failed and self._shown.get(what) == b"":
+            self._cleared.put(what)
         if not isinstance(what, tuple):
             return
         at_ns, sink, (stream, sequence) = time.monotonic_ns(), self._settings.name, what
