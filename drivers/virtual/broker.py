@@ -75,6 +75,10 @@ class VirtualBroker:
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
+    def reload(self) -> None:
+        """Have it read its access list again."""
+        self._signal(signal.SIGHUP)
+
     def close(self) -> None:
         self.stop()
 
