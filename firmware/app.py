@@ -178,19 +178,24 @@ class Unit:
         self.recover()
         for lane in self.lanes.values():
             lane.start()
-        for publisher in self.publishers.values():
-            publisher.start()
         self.local.start()
-        self.management.start()
-        self._show_all()
+        self.deliver()
         self._drivers = [*drivers, *([panel] if panel else [])]
         for driver in self._drivers:
             driver.start()
-        self.engine.every(1.0, self._pump)
         self.engine.every(0.2, lambda: self.local.answer_all(self.store.obey))
-        self.engine.every(5.0, self._housekeeping)
-        self._told_started()
+        self.engine.every(5.0, self._watch_recorders)
         self._show_panel()
+
+    def deliver(self) -> None:
+        """Begin to publish, and to do what is due every few seconds; all that a unit without devices needs."""
+        for publisher in self.publishers.values():
+            publisher.start()
+        self.management.start()
+        self._show_all()
+        self._told_started()
+        self.engine.every(1.0, self._pump)
+        self.engine.every(5.0, self._housekeeping)
 
     def run(self) -> None:
         """Live: until engine.stop(). SIGTERM and SIGINT are the caller's to tie to it."""
@@ -336,6 +341,8 @@ class Unit:
             log.error("event=store_damaged reason=%s", self.store.wrong)
             self._note("store/1", self.store.wrong)
         self._show("state/recorder", self._recorder_state())
+
+    def _watch_recorders(self) -> None:
         oldest = min(lane.beat_ns for lane in self.lanes.values())
         if self._now() - oldest < _RECORDER_STUCK_NS:
             _tell_systemd("WATCHDOG=1")
@@ -368,6 +375,11 @@ class Unit:
 
     def info(self) -> dict[str, Any]:
         return self._info()
+
+    @property
+    def connected(self) -> set[str]:
+        """The brokers that are reached now."""
+        return self._connected
 
     def faults(self) -> dict[str, str]:
         return {what: wrong for what, wrong in self._health.items() if wrong and not what.startswith("broker/")}

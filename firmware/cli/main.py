@@ -66,13 +66,21 @@ def _parser() -> argparse.ArgumentParser:
         "Stepped (the default) runs hours in seconds; --live runs in real time through gpiozero, pyserial, PyAudio and "
         "a local Mosquitto. Exit code 1: the scenario's expectations are not met.",
     )
-    simulate.add_argument("scenario", type=Path, help="a scenario file; tests/scenarios/ has many")
+    simulate.add_argument("scenario", type=Path, nargs="?", help="a scenario file; tests/scenarios/ has many")
     simulate.add_argument("--live", action="store_true", help="in real time, through every real driver")
     simulate.add_argument("--json", action="store_true", help="one JSON object a line for each call")
     simulate.add_argument("--data", type=Path, help="a new folder for what the unit writes (default: below var/)")
     simulate.add_argument(
         "--calls", type=int, default=0, metavar="N", help="first put N generated calls into the store, and search them"
     )
+    simulate.add_argument(
+        "--units", type=int, metavar="N", help="instead of a scenario: N units at one broker, with calls nobody made"
+    )
+    simulate.add_argument(
+        "--settings", type=Path, metavar="FILE", help="with --units: whose first [[broker]] is used (default: our own)"
+    )
+    simulate.add_argument("--calls-an-hour", type=float, default=60, metavar="N", help="with --units: of each unit")
+    simulate.add_argument("--minutes", type=float, default=1, metavar="N", help="with --units: so long calls come")
     simulate.add_argument("--svg", type=Path, metavar="FILE", help="also save what the terminal showed as a picture")
 
     calls = command("calls", "List, show, play and export calls; the unit may be running.", "calls:list_")

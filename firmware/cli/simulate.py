@@ -34,6 +34,12 @@ _TOLERANCE_S = 0.1  # live: a busy machine plays the line's edges a little late
 
 
 def simulate(args: argparse.Namespace) -> int:
+    if args.units is not None:
+        from firmware.cli.fleet import simulate_units
+
+        return simulate_units(args)
+    if args.scenario is None:
+        raise InputError("Give a scenario file (tests/scenarios/ has many), or --units N.")
     try:
         scenario = story.load(args.scenario)
     except story.ScenarioError as error:

@@ -158,7 +158,10 @@ class MqttPublisher:
         The latest value is kept and published on every connect. While the one before is unanswered, the new one waits
         for the next pump(), so that a slow broker sees the newest and not a queue.
         """
-        self._shown[topic] = payload.encode("utf-8", "replace") if isinstance(payload, str) else _json(payload)
+        data = payload.encode("utf-8", "replace") if isinstance(payload, str) else _json(payload)
+        if self._shown.get(topic) == data:
+            return  # the broker has it, or it is due
+        self._shown[topic] = data
         self._due[topic] = None
         session = self._joined
         if session is not None and session is self._session:

@@ -1,0 +1,182 @@
+"""Many units at one broker, to see how it bears them: `simulate --units`.
+
+Each is a Unit with its own store, outbox and MQTT connection; its calls are nobody's. Left out: lines, devices and
+sound, and that every real unit is a machine of its own, whose disk and processor it does not share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import itertools
+import json
+import random
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from paho.mqtt import client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+from firmware.app import Unit
+from firmware.clock import new_call_id
+from firmware.core.call import Call, ClockRead, EventType, event
+from firmware.core.line import SaveCall
+from firmware.generated import records
+from firmware.settings import BrokerSettings, LineSettings, RecordingSettings, Settings, UnitSettings
+from hw import board
+
+SITE = "fleet"
+_TURN_S = 0.02
+_RATE_HZ, _RING_S = 8000, 20.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Count:
+    """How far the fleet is. filed: events that are on the units' disks; arrived: of them, at the subscriber."""
+
+    connected: int
+    filed: int
+    arrived: int
+    repeats: int
+
+
+class Fleet:
+    """A context manager. turn() lets everything happen that is due; it must be called again and again."""
+
+    def __init__(self, units: int, broker: BrokerSettings, directory: Path, *, seed: int = 1) -> None:
+        self._broker = broker
+        facts = board.load("line-tap-1")
+        self.units = [
+            Unit(_settings(number, broker, directory), facts, read_clock=_read_clock) for number in range(1, units + 1)
+        ]
+        self._dice = random.Random(seed)
+        now = datetime.now(UTC)
+        self._calls = itertools.chain.from_iterable(records(10_000, until=now, seed=n) for n in itertools.count(seed))
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._receiver = _Receiver(broker)
+
+    def __enter__(self) -> Fleet:
+        self._receiver.start()
+        for unit in self.units:
+            unit.deliver()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for unit in self.units:
+            unit.engine.drain()
+            unit.close()
+        self._receiver.close()
+
+    def begin_call(self, unit: Unit) -> None:
+        """A call of some seconds at one unit: it rings or is dialled now, and ends by itself."""
+        made = Call.from_dict(next(self._calls))
+        now = _read_clock()
+        shift = now.mono_ns - made.opened_ns
+        call = dataclasses.replace(
+            made,
+            call_id=new_call_id(),
+            boot_id=unit.boot_id,
+            clock=now,
+            opened_ns=now.mono_ns,
+            answered_ns=None if made.answered_ns is None else made.answered_ns + shift,
+            ended_ns=now.mono_ns + 1_000_000_000,
+        )
+        first: EventType = "call.dialled" if call.direction == "outgoing" else "call.ringing"
+        last: EventType = "call.missed" if call.outcome == "missed" else "call.ended"
+        opened = dataclasses.replace(call, outcome=None, end_reason=None, answered_ns=None, ended_ns=None)
+        file = unit._execute
+        file(SaveCall(call=opened, events=(event(first, opened, now.mono_ns),)))
+        whole = SaveCall(call=call, events=(event(last, call, call.ended_ns or 0),))
+        self._at(time.monotonic() + 1.0, lambda: file(whole))
+
+    def calls(self, per_unit_an_hour: float, for_s: float) -> None:
+        """Plan calls for a time: each unit has its own, at random."""
+        began = time.monotonic()
+        for unit in self.units:
+            at_s = self._dice.expovariate(per_unit_an_hour / 3600)
+            while at_s < for_s:
+                self._at(began + at_s, lambda unit=unit: self.begin_call(unit))  # type: ignore[misc]
+                at_s += self._dice.expovariate(per_unit_an_hour / 3600)
+
+    def _at(self, when: float, do: Callable[[], None]) -> None:
+        heapq.heappush(self._due, (when, next(self._order), do))
+
+    @property
+    def planned(self) -> int:
+        """What is still to happen."""
+        return len(self._due)
+
+    def turn(self) -> None:
+        until = time.monotonic() + _TURN_S
+        while self._due and self._due[0][0] <= time.monotonic():
+            heapq.heappop(self._due)[2]()
+        for unit in self.units:
+            unit.engine.drain()
+            unit.engine.advance(time.monotonic_ns())
+        time.sleep(max(0.0, until - time.monotonic()))
+
+    def count(self) -> Count:
+        filed = sum(unit.store.kept("call")[1] for unit in self.units)
+        return Count(sum(bool(unit.connected) for unit in self.units), filed, *self._receiver.count())
+
+    def missing(self) -> dict[str, int]:
+        """By unit, how many of its events the subscriber has not got."""
+        got = self._receiver.sequences
+        told = {unit.settings.unit.unit: unit.store.kept("call")[1] for unit in self.units}
+        return {name: last - len(got[name]) for name, last in told.items() if last > len(got[name])}
+
+
+def _settings(number: int, broker: BrokerSettings, directory: Path) -> Settings:
+    name = f"v{number:05d}"
+    return Settings(
+        unit=UnitSettings(site=SITE, unit=name, data_dir=directory / name),
+        line=(LineSettings(number=1, codec="none"),),
+        recording=RecordingSettings(rate_hz=_RATE_HZ, ring_s=_RING_S),
+        broker=(broker,),
+    )
+
+
+def _read_clock() -> ClockRead:
+    return ClockRead(mono_ns=time.monotonic_ns(), wall_ns=time.time_ns(), state="ntp")
+
+
+class _Receiver:
+    """Counts the events of all units as they arrive, each once."""
+
+    def __init__(self, broker: BrokerSettings) -> None:
+        self.sequences: dict[str, set[int]] = defaultdict(set)
+        self._arrived = self._repeats = 0
+        self._topic = f"{broker.prefix}/{SITE}/+/event/call"
+        self._broker = broker
+        self._ready = threading.Event()
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="fleet-receiver", protocol=mqtt.MQTTv5)
+        self._client.on_connect = lambda client, *_: client.subscribe(self._topic, qos=1) and None
+        self._client.on_subscribe = lambda *_: self._ready.set()
+        self._client.on_message = self._take
+
+    def start(self) -> None:
+        """Raises OSError, TimeoutError."""
+        self._client.connect(self._broker.host, self._broker.port)
+        self._client.loop_start()
+        if not self._ready.wait(10):
+            raise TimeoutError("the broker lets nobody subscribe")
+
+    def _take(self, _client: object, _userdata: object, message: mqtt.MQTTMessage) -> None:
+        name, sequence = message.topic.split("/")[-3], json.loads(message.payload)["sequence"]
+        if sequence in self.sequences[name]:
+            self._repeats += 1
+        else:
+            self.sequences[name].add(sequence)
+            self._arrived += 1
+
+    def count(self) -> tuple[int, int]:
+        return self._arrived, self._repeats
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
