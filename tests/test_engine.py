@@ -16,9 +16,10 @@ from drivers.signals import AudioBlock, ButtonPressed, DeviceLost, DeviceReady, 
 from drivers.virtual import scenario as story
 from firmware.app import HEALTH_FILE, STORE, Unit
 from firmware.core.call import ClockRead
-from firmware.core.facts import Input, SinkConnected
-from firmware.core.line import Command, Line, SaveCall, State, StopRecording
-from firmware.engine.journal import Journal, JournalError, JournalledReads, replay
+from firmware.core.explain import accounts
+from firmware.core.facts import Input, RecordingSwitched, SinkConnected
+from firmware.core.line import Command, Line, SaveCall, StartRecording, State, StopRecording
+from firmware.engine.journal import Journal, JournalError, JournalledReads, replay, steps
 from firmware.engine.loop import Engine
 from firmware.records.store import CallStore, StoreError, read_table
 from firmware.simulate import stepped, virtual_settings
@@ -378,3 +379,26 @@ def test_a_recorder_takes_blocks_while_nothing_is_recorded(unit: Unit) -> None:
     for n in range(100):
         unit.recorders[1].take(AudioBlock(at_ns=n * 100 * MS, pcm=bytes(1600)))
     assert not list(unit.settings.unit.data_dir.rglob("*.flac"))
+
+
+def test_no_recording_begins_while_it_is_switched_off_and_a_replay_says_the_same(bench: Bench, tmp_path: Path) -> None:
+    bench.engine.take(RecordingSwitched(at_ns=1 * S, line=1, enabled=False))
+    bench.engine.take(LoopEdge(at_ns=10 * S, line=1, closed=True))
+    bench.engine.take(LoopEdge(at_ns=20 * S, line=1, closed=False))
+    bench.engine.advance(25 * S)
+    assert not any(isinstance(c, StartRecording) for c in bench.commands)
+    last = [c.call for c in bench.commands if isinstance(c, SaveCall)][-1]
+    assert (last.outcome, last.no_recording, last.recording) == ("outgoing_unknown", "switched_off", None)
+    assert not bench.line.busy, "nobody waits for a recording"
+    bench.journal.start_file(list(bench.engine._levels.values()))
+    bench.engine.take(LoopEdge(at_ns=100 * S, line=1, closed=True))
+    bench.engine.take(RecordingSwitched(at_ns=105 * S, line=1, enabled=True))
+    bench.engine.take(LoopEdge(at_ns=110 * S, line=1, closed=False))
+    bench.engine.advance(115 * S)
+    assert not any(isinstance(c, StartRecording) for c in bench.commands), "a call that began so stays so"
+    bench.call(200 * S)
+    assert sum(isinstance(c, StartRecording) for c in bench.commands) == 1
+    saved = [c.call for c in bench.commands if isinstance(c, SaveCall)]
+    files = sorted((tmp_path / "journal").iterdir())
+    assert [save.call for path in files for save in replay(path)] == saved
+    assert accounts(steps(files[0]))

@@ -16,7 +16,7 @@ from pytest_mock import MockerFixture
 from drivers.signals import AudioBlock
 from firmware.core.call import Call, ClockRead
 from firmware.core.facts import RecordingFailed, RecordingReady
-from firmware.core.line import StartRecording, StopRecording
+from firmware.core.line import Mute, StartRecording, StopRecording
 from firmware.recording.recorder import Recorder, RecorderThread
 from firmware.recording.repair import repair
 
@@ -341,3 +341,53 @@ def test_a_repair_on_a_full_card_files_nothing(tmp_path: Path, mocker: MockerFix
     with pytest.raises(OSError, match="System error"):
         repair(tmp_path, open_call(), at_ns=7)
     assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def silent(wire: bytes, *stretches: tuple[float, float]) -> bytes:
+    """The wire with stretches of seconds made silent."""
+    out = bytearray(wire)
+    for begin, end in stretches:
+        out[round(begin * RATE) * 2 : round(end * RATE) * 2] = bytes((round(end * RATE) - round(begin * RATE)) * 2)
+    return bytes(out)
+
+
+@pytest.mark.parametrize("block", [7, 160, 4000])
+def test_a_pause_is_silence_of_the_true_length_and_is_told(tmp_path: Path, block: int) -> None:
+    bench = Bench(tmp_path)
+    bench.hear(3.0, block)
+    bench.start(2)
+    bench.hear(4.0, block)
+    now = T0 + 4 * 10**9
+    bench.recorder.obey(Mute(from_ns=now, until_ns=T0 + round(6.25 * 1e9), at_ns=now))
+    bench.hear(8.0, block)
+    now = T0 + 8 * 10**9
+    bench.recorder.obey(Mute(from_ns=now, until_ns=now + 60 * 10**9, at_ns=now))
+    bench.hear(8.5, block)
+    bench.recorder.obey(Mute(from_ns=None, at_ns=T0 + round(8.5 * 1e9)))  # resumed before its time
+    bench.hear(10.1, block)
+    bench.stop(10)
+    assert bench.pcm() == silent(bench.wire, (4, 6.25), (8, 8.5))[2 * RATE * 2 : 10 * RATE * 2]
+    assert [(gap.at_s, round(gap.duration_s, 3)) for gap in bench.ready().muted] == [(2.0, 2.25), (6.0, 0.5)]
+    assert bench.ready().gaps == (), "nothing was lost"
+
+
+def test_a_pre_roll_from_within_a_pause_stays_silent(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.hear(2)
+    bench.recorder.obey(Mute(from_ns=T0 + 2 * 10**9, at_ns=T0 + 2 * 10**9))  # switched off
+    bench.hear(10)
+    bench.recorder.obey(Mute(from_ns=None, at_ns=T0 + 10 * 10**9))
+    bench.hear(12)
+    bench.start(7)
+    bench.hear(14.1)
+    bench.stop(14)
+    assert bench.pcm() == silent(bench.wire, (2, 10))[7 * RATE * 2 : 14 * RATE * 2]
+    assert [(gap.at_s, gap.duration_s) for gap in bench.ready().muted] == [(0.0, 3.0)]
+
+
+def test_mutes_of_long_ago_are_forgotten(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    for number in range(1000):
+        at = T0 + number * 10 * 10**9
+        bench.recorder.obey(Mute(from_ns=at, until_ns=at + 10**9, at_ns=at))
+    assert len(bench.recorder._mutes) < 10

@@ -21,11 +21,12 @@ from drivers.codec import Codec
 from drivers.gpio import LineInputs
 from drivers.modem import Modem
 from drivers.signals import DeviceLost, DeviceReady, Signal
-from firmware import clock
+from firmware import clock, words
 from firmware.app import HEALTH_FILE, STORE
 from firmware.cli.main import json_line
 from firmware.cli.show import terminal
 from firmware.cli.unit import settings_of
+from firmware.core.alarms import Alarm
 from firmware.records.store import CallReader, StoreError, unit_runs
 from firmware.settings import BrokerSettings, Settings
 from hw.board import Board
@@ -61,6 +62,7 @@ def doctor(args: argparse.Namespace) -> int:
 def _examine(settings: Settings, board: Board) -> Iterator[Finding]:
     yield _disk(settings.unit.data_dir)
     yield _store(settings.unit.data_dir)
+    yield from _alarms(settings.unit.data_dir)
     yield _clock()
     if unit_runs(settings.unit.data_dir / STORE):
         yield Finding("unit", "good", "it is running; what its drivers last said:")
@@ -84,6 +86,21 @@ def _disk(data: Path) -> Finding:
     if free_mb < _FREE_MB:
         return Finding("disk", "wrong", f"{free_mb} MB are free in {data}; export and remove old recordings.")
     return Finding("disk", "good", f"{free_mb} MB free in {data}, about {free_mb // 33} hours of calls.")
+
+
+def _alarms(data: Path) -> Iterator[Finding]:
+    """Those that the unit has raised and not cleared."""
+    try:
+        reader = CallReader(data / STORE)
+    except StoreError:
+        return  # _store() says why
+    try:
+        kept = reader.kept_note("alarms") or []
+    finally:
+        reader.close()
+    for alarm in (Alarm(**each) for each in kept):
+        state: Literal["wrong", "unknown"] = "wrong" if alarm.severity == "fault" else "unknown"
+        yield Finding(alarm.name, state, f"since {alarm.since}: {words.alarm(alarm)['en']}")
 
 
 def _store(data: Path) -> Finding:

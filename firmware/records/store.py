@@ -181,6 +181,10 @@ class CallReader:
         calls = (self._call(doc_id) for doc_id in sorted(found))
         return [call for call in calls if call and since <= call["opened"] < until]
 
+    def kept_note(self, name: str) -> Any:
+        """What the unit has written down by this name; None if nothing was."""
+        return next((doc["value"] for doc in View(self.storage, "unit").values() if doc["name"] == name), None)
+
     def events(self) -> Iterator[dict[str, Any]]:
         """The events that are kept, stream by stream, in the order of their sequence."""
         for stream in STREAMS:

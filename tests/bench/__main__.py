@@ -20,6 +20,7 @@ from drivers.virtual.sound import SoundError
 from tests.bench import (
     caller_id_latency,
     cpu,
+    delivery,
     detectors,
     dtmf,
     false_facts,
@@ -45,6 +46,9 @@ _BENCHES = {
     "memory": memory.bench,
     "cpu": cpu.bench,
     "store": store.bench,
+    "delivery": delivery.bench,
+    "lifts": delivery.lifts,
+    "fleet": delivery.fleet,
 }
 _RESULTS = Path(__file__).parent / "results"
 
