@@ -193,7 +193,7 @@ class Unit:
             publisher.start()
         self.management.start()
         self._show_all()
-        self._told_started()
+        self._tell_started()
         self.engine.every(1.0, self._pump)
         self.engine.every(5.0, self._housekeeping)
 
@@ -255,13 +255,13 @@ class Unit:
             self._unsaved.pop(0)
             self.management.filed(save)
             if save.call.outcome is not None:
-                self._show("state/last_call", _summary(save.call))
+                self.show("state/last_call", _summary(save.call))
         if self._store_fault is not None:
             self._store_fault = None
             log.warning("event=store_works_again")
             self._show_panel()
         self._pump()
-        self._show("state/recorder", self._recorder_state())
+        self.show("state/recorder", self._recorder_state())
 
     def _pump(self) -> None:
         for publisher in self.publishers.values():
@@ -286,7 +286,7 @@ class Unit:
                 return
             case _:
                 return
-        self._show("state/recorder", self._recorder_state())
+        self.show("state/recorder", self._recorder_state())
         self._show_panel()
 
     def _settle(self, fact: DeliveryFact) -> None:
@@ -340,7 +340,7 @@ class Unit:
         if self.store.wrong and self._health.get("store/1") != self.store.wrong:
             log.error("event=store_damaged reason=%s", self.store.wrong)
             self._note("store/1", self.store.wrong)
-        self._show("state/recorder", self._recorder_state())
+        self.show("state/recorder", self._recorder_state())
 
     def _watch_recorders(self) -> None:
         oldest = min(lane.beat_ns for lane in self.lanes.values())
@@ -353,15 +353,12 @@ class Unit:
 
     def switch(self, enabled: bool) -> None:
         for number in self.recorders:
-            self.engine.take(RecordingSwitched(at_ns=self._now(), line=number, enabled=enabled))
+            self.engine.post(RecordingSwitched(at_ns=self._now(), line=number, enabled=enabled))
 
     def mute(self, command: Mute) -> None:
         for number, recorder in self.recorders.items():
             (self.lanes.get(number) or recorder).obey(command)
-        self._show("state/recorder", self._recorder_state())
-
-    def show(self, topic: str, payload: dict[str, Any]) -> None:
-        self._show(topic, payload)
+        self.show("state/recorder", self._recorder_state())
 
     def answer(self, sink: str, topic: str, payload: dict[str, Any]) -> None:
         self.publishers[sink].answer(topic, payload)
@@ -372,9 +369,6 @@ class Unit:
     def identify(self) -> None:
         self._identify_until_ns = self._now() + 30_000_000_000
         self._show_panel()
-
-    def info(self) -> dict[str, Any]:
-        return self._info()
 
     @property
     def connected(self) -> set[str]:
@@ -394,21 +388,21 @@ class Unit:
 
     # -- what is shown
 
-    def _show(self, topic: str, payload: dict[str, Any]) -> None:
+    def show(self, topic: str, payload: dict[str, Any]) -> None:
         for publisher in self.publishers.values():
             publisher.show(topic, payload)
 
     def _show_all(self) -> None:
-        self._show("info", self._info())
-        self._show("state/recorder", self._recorder_state())
+        self.show("info", self.info())
+        self.show("state/recorder", self._recorder_state())
         for number in self.recorders:
             self._shown.setdefault(number, ShowLine(line=number, state=State.IDLE, since_ns=self._now(), call_id=None))
             self._show_line(number)
-        self._show("state/health", self.management.health())
-        self._show_discovery()
+        self.show("state/health", self.management.health())
         last = next((call for call in itertools.islice(self.store.newest(), 10) if call["outcome"]), None)
         if last:
-            self._show("state/last_call", _summary(Call.from_dict(last)))
+            self.show("state/last_call", _summary(Call.from_dict(last)))
+        self._show_discovery()
 
     def _show_discovery(self) -> None:
         """To Home Assistant, where it is wanted; and take back what an earlier run showed under other names."""
@@ -423,7 +417,7 @@ class Unit:
                     branch,
                     f"{unit.site}-{unit.unit}",
                     len(self.recorders),
-                    self._info(),
+                    self.info(),
                 )
                 for topic, payload in found.items():
                     publisher.show(f"/{topic}", payload)
@@ -435,17 +429,16 @@ class Unit:
         if topics != self.store.note("retained"):
             self.store.tell([], {"retained": topics})
 
-    def _told_started(self) -> None:
+    def _tell_started(self) -> None:
         now = self.store.read_clock()
         data = {"version": VERSION, "boot_id": self.boot_id, "clock": now.state}
+        started = Event(stream="system", type="unit.started", subject="unit", time=now.iso(now.mono_ns), data=data)
         try:
-            self.store.tell(
-                [Event(stream="system", type="unit.started", subject="unit", time=now.iso(now.mono_ns), data=data)]
-            )
+            self.store.tell([started])
         except StoreError as error:
             log.error("event=start_not_told reason=%s", error)
 
-    def _info(self) -> dict[str, Any]:
+    def info(self) -> dict[str, Any]:
         return {
             "model": self.board.title,
             "version": VERSION,
@@ -462,7 +455,7 @@ class Unit:
         shown = self._shown[number]
         since = self.store.read_clock().iso(shown.since_ns)
         state = {"state": shown.state.value, "since": since, "call_id": shown.call_id, "volts": None}
-        self._show(f"state/line/{number}", state)
+        self.show(f"state/line/{number}", state)
 
     def _recorder_state(self) -> dict[str, Any]:
         return {

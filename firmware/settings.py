@@ -102,7 +102,7 @@ class WatchSettings:
     line_silent_days: int = field(default=14, metadata=_limits(0, 365))
     disk_free_mb: int = field(default=1000, metadata=_limits(0, 1_000_000))
     temperature_c: int = field(default=80, metadata=_limits(0, 110))
-    long_call_min: int = field(default=180, metadata=_limits(0, 1440))
+    long_call_min: int = field(default=30, metadata=_limits(0, 1440))
     repeat_calls: int = field(default=5, metadata=_limits(0, 100))
     outbox_stuck_min: int = field(default=60, metadata=_limits(0, 10_080))
     unconfirmed_h: int = field(default=24, metadata=_limits(0, 720))

@@ -53,7 +53,7 @@ class Limits:
     line_silent_days: int = 14
     disk_free_mb: int = 1000
     temperature_c: int = 80
-    long_call_min: int = 180
+    long_call_min: int = 30
     repeat_calls: int = 5  # from one number, within an hour
     outbox_stuck_min: int = 60
     unconfirmed_h: int = 24
