@@ -16,9 +16,12 @@ import pytest
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from drivers.virtual import scenario as story
 from drivers.virtual.broker import VirtualBroker
 from firmware.core.call import ClockRead
 from firmware.settings import BrokerSettings
+from firmware.simulate import results, stepped
+from tests.days import number_display_day
 from tests.units import BRANCH, Running, at, running, settings
 
 pytestmark = pytest.mark.realtime
@@ -279,17 +282,33 @@ def test_home_assistant_is_told_of_the_unit_and_a_new_name_leaves_no_ghost(
         crm.until(lambda: not [topic for topic in shop.unit.publishers["main"].topics if "unit-1" in topic])
 
 
-def test_no_number_stands_in_a_topic_a_retained_message_or_the_log(
-    shop: Running, crm: System, caplog: pytest.LogCaptureFixture
+def test_no_number_of_a_day_stands_in_a_topic_a_retained_message_or_the_log(
+    tmp_path: Path, broker: VirtualBroker, crm: System, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    call_id = shop.missed()
-    crm.until(lambda: len(crm.of("event/call")) == 3)
-    crm.ask("recording.protect", call_id=call_id, reason="x")
-    newcomer = System(int(shop.unit.settings.broker[0].port), "newcomer")
-    time.sleep(0.5)
-    newcomer.close()
-    texts = [topic for topic, _, _ in crm.heard] + [payload.decode() for _, payload, kept in newcomer.heard if kept]
-    assert len(texts) > 10
-    for text in [*texts, caplog.text]:
-        assert "0001234" not in text and "ヤマダ" not in text
+    data = tmp_path / "data"
+    stepped(story.parse(number_display_day(7, 40), tmp_path / "day.txt"), data)
+    calls, events = results(data)
+    numbers = {call["caller"]["raw"] for call in calls} - {None}
+    assert len(numbers) > 20
+    with running(settings(data, at(broker.port))) as shop:
+        crm.until(lambda: len(crm.of("event/call")) >= len(events), 30)
+        call_id = shop.missed()
+        crm.ask("recording.protect", call_id=call_id, reason="x")
+        crm.ask("config.get")
+        number = min(numbers)  # somebody asks with it
+        for told in (
+            {"src": number},
+            {"method": number},
+            {"method": "recording.locate", "params": {"call_id": number}},
+        ):
+            crm.send(crm.request("device.info") | told)
+        crm.send(number.encode())
+        crm.until(lambda: len(refusals(caplog)) == 4)
+        stays = kept(broker.port)
+    assert len(stays) >= 6 and len(caplog.records) > 4
+    crm.heard[:] = [heard for heard in crm.heard if heard[0] != "rpc/req"]  # its own
+    texts = [topic for topic, _, _ in crm.heard] + [payload.decode() for payload in stays.values()] + [caplog.text]
+    for number in {*numbers, "0300001234"}:
+        told = [text for text in texts if number[1:] in text or number[-8:] in text]
+        assert told == [], f"{number} stands in {told[0][:200]}"
