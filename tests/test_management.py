@@ -297,12 +297,9 @@ def test_no_number_of_a_day_stands_in_a_topic_a_retained_message_or_the_log(
         crm.ask("recording.protect", call_id=call_id, reason="x")
         crm.ask("config.get")
         number = min(numbers)  # somebody asks with it
-        for told in (
-            {"src": number},
-            {"method": number},
-            {"method": "recording.locate", "params": {"call_id": number}},
-        ):
-            crm.send(crm.request("device.info") | told)
+        wrong: list[dict[str, Any]] = [{"src": number}, {"method": number}, {"params": {"call_id": number}}]
+        for each in wrong:
+            crm.send(crm.request("recording.locate") | each)
         crm.send(number.encode())
         crm.until(lambda: len(refusals(caplog)) == 4)
         stays = kept(broker.port)
