@@ -11,7 +11,6 @@ import ctypes
 import fcntl
 import json
 import operator
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -21,6 +20,7 @@ from tinydb import TinyDB
 from tinydb.queries import QueryInstance, QueryLike
 from tinydb.storages import Storage
 from tinydb.table import Document, Table
+from xxhash import xxh3_64_intdigest
 
 from firmware.records.index import (
     Doc,
@@ -57,7 +57,8 @@ from firmware.records.log import (
 _LAST_KEY = (1 << 32) - 1
 _MOST_PROBLEMS = 1000
 _CLOSE = 8192  # bytes between two documents
-_AHEAD = 16384  # bytes that are read at once
+_AHEAD = 65536  # bytes that are read at once
+_32_BITS = 0xFFFF_FFFF
 _TRIES = 10  # of a reader whose segments are written anew under its hands
 _SPACE = ord(" ")  # before a document that orjson refuses
 
@@ -92,6 +93,11 @@ class Clear(NamedTuple):
 
 
 Change = Put | Remove | Clear
+
+
+def checksum(data: bytes) -> int:
+    """Of a document: 32 bits of XXH3. A line has a CRC-32 and a hash besides."""
+    return xxh3_64_intdigest(data) & _32_BITS
 
 
 def encode(doc: Mapping[str, Any]) -> bytes:
@@ -321,7 +327,7 @@ class LogStorage(Storage):
                     effect.remove(low, high)
                 case [doc_id, size]:
                     data = body[at : at + size]
-                    effect.put(doc_id, line.body_offset + at, size, zlib.crc32(data), decode(data))
+                    effect.put(doc_id, line.body_offset + at, size, checksum(data), decode(data))
                     at += size + 1
         return head.get("at")
 
@@ -350,7 +356,7 @@ class LogStorage(Storage):
         where = docs.where(doc_id) if docs else None
         if where is None:
             return None
-        start, size, crc = where
+        start, size, expected = where
         for again in range(_TRIES, -1, -1):
             try:
                 data = self._reader.read(start, size)
@@ -362,8 +368,8 @@ class LogStorage(Storage):
             where = self._again(name, doc_id)
             if where is None:
                 return None  # removed, since this reader opened
-            start, size, crc = where
-        if zlib.crc32(data) != crc:
+            start, size, expected = where
+        if checksum(data) != expected:
             self._lost(name, doc_id, start, "its checksum fails")
             return None
         return data
@@ -378,18 +384,18 @@ class LogStorage(Storage):
         docs = self.tables.get(name)
         if docs is None:
             return
-        crc32 = zlib.crc32
+        loads, digest = orjson.loads, xxh3_64_intdigest
         ahead, ahead_start, end = b"", 0, 0
         moves = -1
         for doc_id in ids:
             if moves != docs.moves:  # somebody who works on what this yields can have moved them
-                moves, first, (starts, sizes, crcs) = docs.moves, docs.first, docs.columns
+                moves, first, (starts, sizes, checksums) = docs.moves, docs.first, docs.columns
             # What Docs.where() does, without a call for each document.
             row = doc_id - first
             if 0 <= row < len(sizes) and (size := sizes[row]):
-                start, crc = starts[row], crcs[row]
+                start, expected = starts[row], checksums[row]
             elif found := docs.where(doc_id):
-                start, size, crc = found
+                start, size, expected = found
             else:
                 continue
             at = start - ahead_start
@@ -403,12 +409,12 @@ class LogStorage(Storage):
             end = start + size
             data = ahead[at : at + size]
             # What is not as it was written is looked for once more by itself, which also tells of its loss.
-            if crc32(data) != crc:
+            if digest(data) & _32_BITS != expected:
                 doc = self.doc(name, doc_id)
                 if doc is not None:
                     yield doc_id, doc
             else:
-                yield doc_id, decode(data)
+                yield doc_id, loads(data) if data[0] != _SPACE else decode(data)
 
     def _lost(self, name: str, doc_id: int, start: int, why: str) -> None:
         where = f"{self._reader.segments[start >> OFFSET_BITS].path.name} at byte {start & OFFSETS}"
@@ -443,7 +449,7 @@ class LogStorage(Storage):
             match change:
                 case Put():
                     data = next(datas)
-                    self._put(change, Place(writer.segment.number, offset, len(data), zlib.crc32(data)))
+                    self._put(change, Place(writer.segment.number, offset, len(data), checksum(data)))
                     offset += len(data) + 1
                 case Remove():
                     table = self._docs(change.table)
@@ -892,16 +898,18 @@ def _asked(cond: QueryLike) -> Callable[[Doc], Any]:
                 return cond
     if path is None or not all(isinstance(part, str) for part in path) or len(compared) > 2:
         return cond
-    (first, one), (second_, other) = compared[0], compared[1] if len(compared) > 1 else (operator.eq, None)
+    (first, one), (second_, other) = compared[0], compared[1] if len(compared) > 1 else (operator.ge, "")
+    *outer, name = path
 
     def matches(doc: Doc) -> Any:
         value: Any = doc
         try:
-            for part in path:
+            for part in outer:
                 value = value[part]
+            value = value[name]
         except (KeyError, TypeError):
             return False
-        return first(value, one) and (other is None or second_(value, other))
+        return first(value, one) and second_(value, other)
 
     return matches
 

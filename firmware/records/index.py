@@ -28,7 +28,7 @@ _MERGE = 8192  # keys in the small list before they go into the big array
 _ID_BITS = 32
 IDS = (1 << _ID_BITS) - 1
 _SPARSE = 65536  # a number this far beyond the count of documents is kept apart
-_HINT_FORMAT = 1
+_HINT_FORMAT = 2
 _HINT_MAGIC = b"tsuroku hint\n"
 _LAST_SECOND = (1 << 32) - 1
 
@@ -89,7 +89,7 @@ class Place(NamedTuple):
     segment: int
     offset: int
     size: int
-    crc: int
+    checksum: int
 
 
 class Keys:
@@ -162,10 +162,10 @@ class Effect:
         if cleared:
             self.last_id = 0
 
-    def put(self, doc_id: int, offset: int, size: int, crc: int, doc: Doc) -> None:
+    def put(self, doc_id: int, offset: int, size: int, checksum: int, doc: Doc) -> None:
         self.exists, self.last_id = True, max(self.last_id, doc_id)
         self._forget(doc_id)
-        self.places[doc_id] = (offset, size, crc)
+        self.places[doc_id] = (offset, size, checksum)
         for number, index in enumerate(self._indexes):
             key = index.key(doc)
             if key is not None and 0 <= doc_id <= IDS:
@@ -225,7 +225,7 @@ class Docs:
     def clear(self) -> None:
         self.first = 1
         self.moves += 1
-        self._start, self._size, self._crc = array("Q"), array("I"), array("I")
+        self._start, self._size, self._checksum = array("Q"), array("I"), array("I")
         self._odd: dict[int, Place] = {}
         self.keys = [Keys() for _ in self.indexes]
         self.loose: list[set[int]] = [set() for _ in self.indexes]  # their value has no key of this kind
@@ -234,20 +234,20 @@ class Docs:
 
     @property
     def columns(self) -> tuple[array[int], array[int], array[int]]:
-        """Start, size (0: none) and CRC of the documents from `first` on; where() finds those with odd numbers too."""
-        return self._start, self._size, self._crc
+        """Start, size (0: none) and checksum of the documents from `first` on; where() finds those with odd numbers too."""
+        return self._start, self._size, self._checksum
 
     def where(self, doc_id: int) -> tuple[int, int, int] | None:
-        """Its start, size and CRC. A start is `segment << OFFSET_BITS | offset`."""
+        """Its start, size and checksum. A start is `segment << OFFSET_BITS | offset`."""
         at = doc_id - self.first
         try:
             size = self._size[at] if at >= 0 else 0
         except (IndexError, TypeError):
             size = 0
         if size:
-            return self._start[at], size, self._crc[at]
+            return self._start[at], size, self._checksum[at]
         odd = self._odd.get(doc_id) if self._odd else None
-        return None if odd is None else (odd.segment << OFFSET_BITS | odd.offset, odd.size, odd.crc)
+        return None if odd is None else (odd.segment << OFFSET_BITS | odd.offset, odd.size, odd.checksum)
 
     def place(self, doc_id: int) -> Place | None:
         where = self.where(doc_id)
@@ -271,7 +271,7 @@ class Docs:
         if low < self.first or high > IDS or high - behind > self.count + _SPARSE:
             return False
         if high >= behind:
-            for column in (self._start, self._size, self._crc):
+            for column in (self._start, self._size, self._checksum):
                 column.frombytes(bytes(column.itemsize * (high + 1 - behind)))
             for odd in [odd for odd in self._odd if self.first <= odd <= high]:
                 self._set(odd, self._odd.pop(odd))
@@ -280,7 +280,7 @@ class Docs:
     def _set(self, doc_id: int, place: Place) -> None:
         at = doc_id - self.first
         self._start[at] = place.segment << OFFSET_BITS | place.offset
-        self._size[at], self._crc[at] = place.size, place.crc
+        self._size[at], self._checksum[at] = place.size, place.checksum
 
     def remove(self, doc_id: int) -> None:
         if self.where(doc_id) is None:
@@ -304,7 +304,7 @@ class Docs:
         """The arrays need not hold what was before the oldest document."""
         used = np.flatnonzero(np.frombuffer(self._size, np.uint32)) if self._size else np.empty(0, np.int64)
         gone = int(used[0]) if len(used) else len(self._size)
-        for column in (self._start, self._size, self._crc):
+        for column in (self._start, self._size, self._checksum):
             del column[:gone]
         self.first += gone
         self.moves += 1
@@ -378,20 +378,20 @@ class Docs:
             self.remove_range(low, high)
         self.last_id = max(self.last_id, head["last_id"])
         ids = np.frombuffer(columns[0], np.int64)
-        offsets, sizes, crcs = (np.frombuffer(column, np.uint64) for column in columns[1:4])
+        offsets, sizes, checksums = (np.frombuffer(column, np.uint64) for column in columns[1:4])
         if len(ids) and self._has_room(int(ids.min()), int(ids.max())):
             at = ids - self.first
             view = np.frombuffer(self._size, np.uint32)
             self.count += int(np.count_nonzero(sizes)) - int(np.count_nonzero(view[at]))
             view[at] = sizes
             np.frombuffer(self._start, np.uint64)[at] = np.uint64(segment << OFFSET_BITS) | offsets
-            np.frombuffer(self._crc, np.uint32)[at] = crcs
+            np.frombuffer(self._checksum, np.uint32)[at] = checksums
         else:
-            for doc_id, offset, size, crc in zip(
-                ids.tolist(), offsets.tolist(), sizes.tolist(), crcs.tolist(), strict=True
+            for doc_id, offset, size, checksum in zip(
+                ids.tolist(), offsets.tolist(), sizes.tolist(), checksums.tolist(), strict=True
             ):
                 if size:
-                    self.put(doc_id, Place(segment, offset, size, crc))
+                    self.put(doc_id, Place(segment, offset, size, checksum))
                 else:
                     self.remove(doc_id)
         if not self.indexes:
