@@ -234,7 +234,7 @@ class Docs:
 
     @property
     def columns(self) -> tuple[array[int], array[int], array[int]]:
-        """Start, size (0: none), checksum of the documents from `first` on; where() finds those with odd numbers too."""
+        """Start, size (0: none), checksum of the documents from `first` on; where() finds those of odd numbers too."""
         return self._start, self._size, self._checksum
 
     def where(self, doc_id: int) -> tuple[int, int, int] | None:
