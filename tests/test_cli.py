@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import os
@@ -17,6 +16,7 @@ from firmware.cli import doctor
 from firmware.cli.calls import print_calls
 from firmware.cli.main import main
 from firmware.cli.show import event_text, terminal
+from firmware.core.call import told
 from firmware.core.caller import Caller
 from firmware.records.store import CallStore, read_table
 from firmware.simulate import results
@@ -128,7 +128,7 @@ def test_an_event_is_a_line_that_says_something(odd: tuple[Path, str]) -> None:
     time_line = {"time": "2026-11-24T00:00:00Z", "type": "call.dialled"}
     data = {"line": 1, "direction": "outgoing", "caller": None, "dialled": None}
     assert event_text({**time_line, "data": data}).plain.endswith("  outgoing call")
-    waiting = dataclasses.asdict(Caller(presentation="withheld", reason="withheld"))
+    waiting = told(Caller(presentation="withheld", reason="withheld"))
     line = event_text({**time_line, "type": "call.waiting", "data": {**data, "waiting": waiting}})
     assert line.plain.endswith("  number withheld")
 

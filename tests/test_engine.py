@@ -349,7 +349,7 @@ def test_no_number_is_in_a_retained_message_or_a_log(
     tmp_path: Path, mocker: MockerFixture, caplog: pytest.LogCaptureFixture
 ) -> None:
     shown: list[tuple[str, object]] = []
-    mocker.patch.object(Unit, "_show", lambda self, topic, payload: shown.append((topic, payload)))
+    mocker.patch.object(Unit, "show", lambda self, topic, payload: shown.append((topic, payload)))
     with caplog.at_level("DEBUG"):
         stepped(story.load(Path(__file__).parent / "scenarios/shop-day.txt"), tmp_path / "data")
     text = json.dumps(shown) + caplog.text

@@ -25,7 +25,7 @@ from firmware.core.call import Call, ClockRead, ClockState
 from firmware.core.caller import Caller
 from firmware.core.numbers import Dialled
 from firmware.core.outbox import Event, Sink
-from firmware.records.database import LogDB
+from firmware.records.database import LogDB, Remove
 from firmware.records.log import Line, Segment, lines, segments
 from firmware.records.store import CallReader, CallStore, StoreError, read_table, unit_runs
 from firmware.records.upkeep import backup, export, verify
@@ -316,6 +316,21 @@ def test_old_accepted_events_go_and_the_sequence_goes_on(tmp_path: Path, mocker:
     assert store.outbox_state()["outbox_depth"] == 3
     store.commit(call(1), [told(1)])
     assert [e.sequence for e in store.pending(9, "fast")] == [11]
+    store.close()
+
+
+def test_what_a_sink_has_is_not_pending_behind_an_event_that_is_gone(tmp_path: Path) -> None:
+    store = CallStore(tmp_path / "store", "s")
+    store.commit(call(1, outcome="missed", no_recording="not_answered"), [told(1)])
+    store.commit(call(2), [told(2)] * 3)
+    for sequence in (2, 3):
+        store.mark("call", sequence, "accepted")
+    assert [e.sequence for e in store.pending(9)] == [1, 4]
+    cursor = store._cursors["main"]["call"]
+    store.storage.commit([Remove("events.call", 1, 1)])
+    assert cursor.done == 0
+    assert [e.sequence for e in store.pending(9)] == [4]
+    assert cursor.done == 3
     store.close()
 
 

@@ -254,7 +254,7 @@ def test_a_command_without_the_unit_takes_no_event_from_a_sink(
     held = ids(data)[0]
     assert run(capsys, data, "hold", held, "--reason", "r")[0] == 0
     store = CallStore(data / STORE, "s", sinks=(Sink(name="crm"),))
-    assert [entry.sequence for entry in store.pending(3)] == [1, 2, 3]
+    assert [entry.sequence for entry in store.pending(3, "crm")] == [1, 2, 3]
     store.close()
 
 

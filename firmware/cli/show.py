@@ -68,7 +68,8 @@ def caller_text(call: Mapping[str, Any]) -> str:
 
 
 def _caller_text(caller: Mapping[str, Any]) -> str:
-    who = caller["national"] or caller["raw"] or ABSENT[caller["presentation"]]
+    """caller: of a call's record, or of an event."""
+    who = caller.get("national", caller.get("display")) or caller["raw"] or ABSENT[caller["presentation"]]
     region = caller["region_ja" if os.environ.get("LANG", "").startswith("ja") else "region_en"]
     return " ".join(filter(None, (who, caller["name"], region and f"({region})")))
 
@@ -93,6 +94,8 @@ def event_text(body: Mapping[str, Any]) -> Text:
         line.append(caller_text(data))
     elif kind == "call.waiting":
         line.append(_caller_text(data["waiting"]))
+    elif kind in ("callback.due", "callback.done"):
+        line.append(_caller_text(data["caller"]) if data["caller"] else str(data["dialled"]["display"]))
     elif kind in ("call.ended", "call.missed"):
         line.append_text(outcome_text(data["outcome"]))
         if data["duration_s"] is not None:

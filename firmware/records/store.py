@@ -65,6 +65,9 @@ class _Cursor:
     settled: set[int] = field(default_factory=set)
     parked: set[int] = field(default_factory=set)
 
+    def has(self, sequence: int) -> bool:
+        return sequence <= self.done or sequence in self.settled
+
     def settle(self, sequence: int) -> None:
         if sequence > self.done:
             self.settled.add(sequence)
@@ -599,7 +602,7 @@ class CallStore(CallReader):
             for sequence in range(cursor.done + 1, self._last[stream] + 1):
                 if len(entries) >= limit:
                     return entries
-                if sequence in cursor.settled or (stream, sequence) in but:
+                if cursor.has(sequence) or (stream, sequence) in but:
                     continue
                 entry = self.event(stream, sequence)
                 if entry is None:
