@@ -113,7 +113,7 @@ class Unit:
         self.journal = Journal(data / "journal", configs)
         reads = JournalledReads(self.journal, new_call_id, self.store.read_clock)
         lines = {config.number: Line(config, reads) for config in configs}
-        self.engine = Engine(lines, self.journal, self._execute, self._observe, now)
+        self.engine = Engine(lines, self.journal, self._execute, self._observe, now, self._settled)
         self.recorders: dict[int, Recorder] = {number: self._recorder(settings) for number in lines}
         self.lanes = {n: RecorderThread(recorder) for n, recorder in self.recorders.items()} if live else {}
         self.publishers = {broker.name: self._publisher(broker) for broker in settings.broker} if live else {}
@@ -128,6 +128,7 @@ class Unit:
         self._connected: set[str] = set()
         self.panel: Panel | None = None
         self._identify_until_ns = 0
+        self._to_pump = False
         self._drivers: list[Driver] = []
 
     def _recorder(self, settings: Settings) -> Recorder:
@@ -306,8 +307,14 @@ class Unit:
                 pass
         for publisher in self.publishers.values():
             publisher.settle(fact)
-        self._pump()
-        self._show_panel()
+        self._to_pump = True
+
+    def _settled(self) -> None:
+        """All answers that were waiting are taken: hand over what has room now."""
+        if self._to_pump:
+            self._to_pump = False
+            self._pump()
+            self._show_panel()
 
     def _note(self, what: str, wrong: str | None) -> None:
         self._health[what] = wrong

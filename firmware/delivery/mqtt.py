@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -663,7 +664,10 @@ def _wait_s(failures: int) -> float:
 
 
 def _json(value: dict[str, Any]) -> bytes:
-    # A lone surrogate in a text becomes "?": brokers and consumers refuse what is not UTF-8.
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # a lone surrogate in a text becomes "?": brokers and consumers refuse what is not UTF-8
+        pass
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 

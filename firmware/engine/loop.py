@@ -29,7 +29,8 @@ class _Periodic:
 class Engine:
     """post() from any thread; everything else from the thread that runs the loop.
 
-    execute carries out a line's command, observe sees every input after the lines did; now gives monotonic ns, which is
+    execute carries out a line's command, observe sees every input after the lines did, settled is called once all that
+    was waiting is taken; now gives monotonic ns, which is
     virtual in stepped mode.
     """
 
@@ -40,8 +41,10 @@ class Engine:
         execute: Callable[[Command], None],
         observe: Callable[[Input], None],
         now: Callable[[], int],
+        settled: Callable[[], None] = lambda: None,
     ) -> None:
         self._lines, self._journal, self._execute, self._observe, self._now = lines, journal, execute, observe, now
+        self._settled = settled
         self._inbox: queue.SimpleQueue[Input | None] = queue.SimpleQueue()
         self._periodic: list[_Periodic] = []
         self._levels: dict[tuple[type, int], LoopEdge | LinePresentEdge | RecordingSwitched] = {}
@@ -69,6 +72,7 @@ class Engine:
             inputs = sorted((given for given in batch if given is not None), key=lambda given: given.at_ns)
             for given in inputs:
                 self.take(given)
+            self._settled()
             self.advance(self._now() - _LATENESS_NS)
             if stopping:
                 return

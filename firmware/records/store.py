@@ -12,6 +12,7 @@ import fcntl
 import uuid
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -599,18 +600,20 @@ class CallStore(CallReader):
         entries: list[OutboxEntry] = []
         for stream in self._sinks[sink].streams:
             cursor = self._cursors[sink][stream]
-            for sequence in range(cursor.done + 1, self._last[stream] + 1):
-                if len(entries) >= limit:
-                    return entries
-                if cursor.has(sequence) or (stream, sequence) in but:
-                    continue
-                entry = self.event(stream, sequence)
-                if entry is None:
-                    # It can no longer be read (the store's problems say so), was erased, or is older than this sink.
-                    cursor.settle(sequence)
-                    self._dirty = True
-                    continue
-                entries.append(entry)
+            waiting = (
+                sequence
+                for sequence in range(cursor.done + 1, self._last[stream] + 1)
+                if not cursor.has(sequence) and (stream, sequence) not in but
+            )
+            while wanted := list(islice(waiting, limit - len(entries))):
+                bodies = dict(self.storage.documents(f"events.{stream}", wanted))
+                for sequence in wanted:
+                    if sequence in bodies:
+                        entries.append(OutboxEntry(stream=stream, sequence=sequence, body=bodies[sequence]))
+                    else:
+                        # It can no longer be read (the store's problems say so), or was erased.
+                        cursor.settle(sequence)
+                        self._dirty = True
         return entries
 
     def event(self, stream: Stream, sequence: int) -> OutboxEntry | None:
