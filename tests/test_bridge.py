@@ -24,7 +24,6 @@ _NOT_HERE = (
     "allow_anonymous",
     "password_file",
     "persistence",  # VirtualBroker has its own
-    "remote_username",
     "bridge_cafile",
     "bridge_certfile",
     "bridge_keyfile",
@@ -32,7 +31,7 @@ _NOT_HERE = (
 
 
 def bridge(port: int) -> str:
-    """The page's configuration, but for the centre's address, TLS, accounts and how long it waits."""
+    """The page's configuration, but for the centre's address, TLS, passwords and how long it waits."""
     found = re.search(r"```conf\n(.*?)```", _PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert found, f"{_PAGE.name} shows no bridge"
     changed = {"address": f"address 127.0.0.1:{port}", "restart_timeout": "restart_timeout 1"}
