@@ -465,10 +465,11 @@ class Unit:
         self.show(f"state/line/{number}", state)
 
     def _recorder_state(self) -> dict[str, Any]:
+        free_mb = disk_free_mb(self.settings.unit.data_dir)
         return {
             **self.management.recorder(),
             "recording": any(s.state in _UP for s in self._shown.values()),
-            "disk_free_mb": disk_free_mb(self.settings.unit.data_dir),
+            "disk_free_mb": free_mb and free_mb // 100 * 100,  # else it would be told anew with every MB
             "unsaved": len(self._unsaved),
             "faults": self._faults,
             **self.store.outbox_state(),
