@@ -371,7 +371,7 @@ def _no_such_call() -> CommandError:
 
 @cache
 def contract() -> dict[str, Any]:
-    """The commands of the contract, by method: description, whether they change something, params as JSON Schema."""
+    """The commands by method: description, whether they change something, params and result as JSON Schema."""
     return cast(dict[str, Any], json.loads((CONTRACT / "commands.json").read_text(encoding="utf-8")))
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from drivers.virtual import scenario as story
 from firmware.simulate import BASE_NS, check, results, stepped
+from tests.contract import check_event
 from tests.days import number_display_day
 
 
@@ -17,7 +18,9 @@ def test_number_display_day(calls: int, tmp_path: Path) -> None:
     line = stepped(scenario, tmp_path / "data")
     assert check(scenario, tmp_path / "data") == []
     frames = line.frames()
-    filed, _ = results(tmp_path / "data")
+    filed, events = results(tmp_path / "data")
+    for event in events:
+        check_event(event)
     assert len(frames) >= sum(call["caller"]["presentation"] != "not_received" for call in filed) > 0
     for call in filed:
         recording = call["recording"]

@@ -21,6 +21,7 @@ from drivers.virtual.broker import VirtualBroker
 from firmware.core.call import ClockRead
 from firmware.settings import BrokerSettings
 from firmware.simulate import results, stepped
+from tests.contract import check, check_result
 from tests.days import number_display_day
 from tests.units import BRANCH, Running, at, running, settings
 
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.realtime
 
 
 class System:
-    """A management system: asks, and hears everything below the unit's branch."""
+    """A management system: asks, and hears everything; close() holds what the unit said against the contract."""
 
     def __init__(self, port: int, name: str = "crm") -> None:
         self.name = name
@@ -55,8 +56,11 @@ class System:
 
     def ask(self, method: str, **params: Any) -> Any:
         """The result; an error is told as an AssertionError."""
-        answer = self.answer(self.request(method, **params))
+        request = self.request(method, **params)
+        check(f"{BRANCH}/rpc/req", json.dumps(request).encode())
+        answer = self.answer(request)
         assert "result" in answer, answer
+        check_result(method, answer["result"])
         return answer["result"]
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -77,6 +81,9 @@ class System:
     def close(self) -> None:
         self.client.disconnect()
         self.client.loop_stop()
+        for topic, payload, _ in self.heard:
+            if topic not in ("rpc/req", "set/recording"):  # what was said to the unit, often wrongly
+                check(topic if "/v1/" in topic or topic.startswith("homeassistant/") else f"{BRANCH}/{topic}", payload)
 
 
 @pytest.fixture

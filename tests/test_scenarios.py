@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import soundfile
 
 from drivers.virtual import scenario as story
 from drivers.virtual.line import VirtualLine
+from firmware.core.privacy import Privacy, masked
 from firmware.engine.journal import replay
 from firmware.simulate import BASE_NS, check, results, stepped
+from tests.contract import check_event
 
 SCENARIOS = sorted((Path(__file__).parent / "scenarios").glob("*.txt"))
 
@@ -23,10 +26,13 @@ def test_scenario(path: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     line = stepped(scenario, data)
     assert check(scenario, data) == []
-    calls, _ = results(data)
+    calls, events = results(data)
     for call in calls:
         if call["recording"]:
             the_recording_is_the_wire(line, call, data)
+    for event in events:
+        for level in get_args(Privacy):
+            check_event(masked(dict(event), level, b"key"))
     the_journals_give_the_same_calls(data)
 
 

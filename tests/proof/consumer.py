@@ -13,11 +13,15 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from tests.contract import check
+
 BRANCH = "tsuroku/v1/demo/virtual-1/"
 
 
 class Consumer:
-    """Keeps every message of the unit's branch in order of arrival. A context manager."""
+    """Keeps every message of the unit's branch in order of arrival. A context manager: at its end each is held against
+    the contract.
+    """
 
     def __init__(self, port: int, name: str = "consumer") -> None:
         self.messages: list[mqtt.MQTTMessage] = []
@@ -40,6 +44,8 @@ class Consumer:
     def __exit__(self, *_: object) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        for message in self.messages:
+            check(message.topic, message.payload)
 
     def events(self) -> list[dict[str, Any]]:
         """Bodies of the stream `call` in order of arrival, repeats included."""

@@ -22,6 +22,7 @@ from typing import Any, cast
 from drivers.virtual.broker import VirtualBroker
 from firmware.app import STORE
 from firmware.records.store import CallReader
+from tests.contract import check
 from tests.proof.network import Network
 from tests.proof.report import Report
 from tests.units import BRANCH, at, running, settings
@@ -155,6 +156,8 @@ def run(
     reader = CallReader(work / "data" / STORE)
     stored = {(body["id"]): body for body in reader.events() if "-audit-" not in body["id"]}
     reader.close()
+    for stream, _, body in kept:
+        check(f"{BRANCH}/event/{stream}", body.encode())
     got = {json.loads(body)["id"]: {**json.loads(body), "replayed": False} for _, _, body in kept}
     # What the unit wrote after the last look (its end) may not have come any more.
     assert len(got) == len(kept), f"seed {seed}: an event is there twice"
