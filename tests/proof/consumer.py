@@ -45,7 +45,7 @@ class Consumer:
         self._client.disconnect()
         self._client.loop_stop()
         for message in self.messages:
-            check(message.topic, message.payload)
+            check(message.topic, bytes(message.payload))
 
     def events(self) -> list[dict[str, Any]]:
         """Bodies of the stream `call` in order of arrival, repeats included."""
