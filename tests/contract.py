@@ -126,21 +126,28 @@ def check(topic: str, payload: bytes) -> None:
 
     Raises AssertionError.
     """
-    if topic.startswith("homeassistant/"):
+    cleared = payload == b"" and (topic.endswith(("/status", "/info")) or "/state/" in topic)  # a retained topic
+    if topic.startswith("homeassistant/") or (cleared and _on(topic)):
         return
-    below = re.fullmatch(r"tsuroku/v1/[a-z0-9][a-z0-9_-]{0,31}/[a-z0-9][a-z0-9_-]{0,31}/(.+)", topic)
-    known = _on(below[1]) if below else {}
-    assert known, f"{topic} is no topic of the contract"
-    if payload == b"" and (topic.endswith(("/status", "/info")) or "/state/" in topic):
-        return  # a retained topic is cleared
-    text = payload.decode()
-    body = text if all(message.text for message in known.values()) else json.loads(text)
-    message = known.get(_name(body)) if len(known) > 1 else next(iter(known.values()))
-    assert message, f"{topic}: {_name(body)!r} is no message of the contract"
+    message, body = message_of(topic, payload.decode())
     try:
         _checker(message.topic, message.name)(body)
     except fastjsonschema.JsonSchemaException as error:
-        raise AssertionError(f"{topic} {message.name}: {error}: {text}") from error
+        raise AssertionError(f"{topic} {message.name}: {error}: {payload.decode()}") from error
+
+
+def message_of(topic: str, payload: str) -> tuple[Message, Any]:
+    """Which message of the contract it is, and what it says. Raises AssertionError, ValueError."""
+    known = _on(topic)
+    assert known, f"{topic} is no topic of the contract"
+    if all(message.text for message in known.values()):
+        return next(iter(known.values())), payload
+    body = json.loads(payload)
+    assert isinstance(body, dict), f"{topic}: {payload} is no object"
+    name = str(body.get("type") or body.get("method") or ("error" if "error" in body else "result"))
+    message = known.get(name) if len(known) > 1 else next(iter(known.values()))
+    assert message, f"{topic}: {name} is no message of the contract"
+    return message, body
 
 
 def check_event(body: Mapping[str, Any]) -> None:
@@ -158,18 +165,13 @@ def check_result(method: str, result: object) -> None:
 
 @cache
 def _on(topic: str) -> dict[str, Message]:
-    """The messages of a topic, by name."""
+    """The messages of a whole topic, by name."""
+    word = "[a-z0-9][a-z0-9_-]{0,31}"
     return {
         message.name: message
         for message in messages()
-        if re.fullmatch(re.sub(r"\{\w+\}", r"[a-z0-9][a-z0-9_-]{0,31}", message.topic), topic)
+        if re.fullmatch(rf"tsuroku/v1/{word}/{word}/" + re.sub(r"\{\w+\}", word, message.topic), topic)
     }
-
-
-def _name(body: Any) -> str:
-    if not isinstance(body, dict):
-        return "nothing"
-    return str(body.get("type") or body.get("method") or ("error" if "error" in body else "result"))
 
 
 @cache

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import queue
+import re
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from drivers.virtual.broker import VirtualBroker
+from firmware.core.alarms import Kind
+from firmware.core.line import State
+from firmware.core.outbox import STREAMS
+from firmware.core.privacy import Privacy
+from firmware.delivery import discovery
+from firmware.delivery.discovery import CALL_EVENTS
+from tests.contract import Message, check, check_result, commands, file, messages, whole
+from tests.traffic import DOCS, EXAMPLES, PAGE, Told, command_of, examples, examples_of, part, told
 from tests.units import at, running, settings
 
-DOCS = Path(__file__).parents[1] / "docs" / "integration"
 V1 = "tsuroku/v1"
 
 
@@ -144,3 +154,175 @@ def test_a_unit_is_at_home_behind_these_rules(
     finally:
         management.close()
         home.close()
+
+
+# -- the page
+
+
+PAGE_TEXT = PAGE.read_text(encoding="utf-8")
+
+
+def table(first: str) -> list[list[str]]:
+    """The rows of the page's table whose first heading is this; of all such tables."""
+    rows: list[list[str]] = []
+    within = False
+    for line in PAGE_TEXT.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")] if line.startswith("|") else []
+        if not cells:
+            within = False
+        elif cells[0] == first:
+            within = True
+        elif within and set(cells[0]) != {"-"}:
+            rows.append(cells)
+    return rows
+
+
+def named(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+def of_topic(topic: str) -> dict[str, Message]:
+    return {message.name: message for message in messages() if message.topic == topic}
+
+
+def test_the_page_names_every_topic_as_the_contract_has_it() -> None:
+    rows = {named(row[0])[0]: row[1] for row in table("topic")}
+    assert list(rows) == list(dict.fromkeys(message.topic for message in messages()))
+    for key, operation in file("asyncapi.json")["operations"].items():
+        address = file("asyncapi.json")["channels"][key]["address"].removeprefix("tsuroku/v1/{site}/{unit}/")
+        retained = operation["bindings"]["mqtt"]["retain"]
+        assert rows[address] == ("yes" if retained else "refused" if operation["action"] == "receive" else "never")
+
+
+def test_the_page_names_every_event_and_what_is_in_it() -> None:
+    told = {name: named(row[-1]) for row in table("type") for name in named(row[0]) if "." in name}
+    events = {name: each for stream in STREAMS for name, each in of_topic(f"event/{stream}").items()}
+    assert list(told) == list(events)
+    common = {"line", "direction", "caller", "dialled", "clock", "privacy"}
+    for name, fields in told.items():
+        data = set(events[name].schema["properties"]["data"]["properties"])
+        match name:
+            case "call.ended" | "call.missed":
+                (example,) = [value for key, _, value in examples_of(PAGE_TEXT) if key == "event/call call.missed"]
+                assert data - {"privacy"} == set(example["data"])
+            case "callback.done":
+                assert data - common == {*told["callback.due"], *fields}
+            case _ if name in of_topic("event/call"):
+                assert data - common == set(fields) - {"caller"}, name
+            case _:
+                assert data - {"clock"} == set(fields), name
+
+
+def test_the_page_names_every_command_and_code() -> None:
+    rows = {named(row[0])[0]: row for row in table("method")}
+    assert list(rows) == list(commands())
+    before: set[str] = set()
+    for method, command in commands().items():
+        _, params, result, exp = rows[method]
+        assert set(named(params)) == set(command["params"].get("properties", ())), method
+        assert (exp == "yes") == command["changes"], method
+        fields = set(whole(command["result"], "commands.json")["properties"])
+        if result == "as `info`":
+            assert fields == set(whole({"$ref": "schemas.json#/definitions/info"})["properties"])
+        elif result.startswith("the same"):
+            assert fields == (before if result == "the same" else set(named(params))), method
+        else:
+            assert fields == set(named(result)), method
+        before = fields
+    codes = of_topic("rpc/res/{src}")["error"].schema["properties"]["error"]["properties"]["code"]
+    assert [int(row[0]) for row in table("code")] == codes["x-extensible-enum"]
+    assert [named(row[0])[0] for row in table("level")] == list(get_args(Privacy))
+
+
+def test_the_page_lists_every_state_and_alarm() -> None:
+    states = PAGE_TEXT[PAGE_TEXT.index("`state` is") :].partition("\n<!--")[0]
+    assert set(named(states)) - {"state"} == {state.value for state in State}
+    kinds = PAGE_TEXT[PAGE_TEXT.index("`kind` is one of") :].partition("\n\n")[0]
+    assert named(kinds)[1:] == list(get_args(Kind))
+
+
+def test_the_examples_are_of_one_run_and_of_every_message() -> None:
+    lines = EXAMPLES.read_text(encoding="utf-8").splitlines()
+    found = examples(lines)
+    assert [key for key, each in found.items() if not each] == []
+    assert len(found["rpc/res/{src} result"]) == len(commands())
+    for line in lines:
+        topic, _, payload = line.partition(" ")
+        check(topic, payload.encode())
+    shown = examples_of(PAGE_TEXT)
+    assert len(shown) == PAGE_TEXT.count("```json")
+    for key, steps, value in shown:
+        assert value == part(found[key][0], steps), key
+
+
+@pytest.mark.realtime
+def test_everything_in_the_contract_is_said_by_a_unit(tmp_path: Path) -> None:
+    lines = told(tmp_path)
+    assert [key for key, each in examples(lines).items() if not each] == []
+    for line in lines:
+        topic, _, payload = line.partition(" ")
+        check(topic, payload.encode())
+    results = [json.loads(line.partition(" ")[2]) for line in lines if "/rpc/res/" in line]
+    asked = {
+        request["id"]: request["method"]
+        for request in (json.loads(line.partition(" ")[2]) for line in lines if "/rpc/req " in line)
+    }
+    for result in results:
+        if "result" in result:
+            check_result(asked[result["id"]], result["result"])
+
+
+@pytest.mark.realtime
+def test_mosquitto_sub_hears_what_was_missed_while_it_was_away(tmp_path: Path, broker: VirtualBroker) -> None:
+    command = command_of("mosquitto_sub")
+    with running(settings(tmp_path / "data", at(broker.port))) as shop:
+        listener = Told(command, broker.port, tmp_path / "first")
+        time.sleep(0.5)  # it says nothing when it has subscribed
+        first = shop.missed()
+        listener.until(lambda line: first in line and '"type":"call.missed"' in line)
+        listener.close()
+        second = shop.missed()
+        listener = Told(command, broker.port, tmp_path / "second")
+        listener.until(lambda line: second in line)
+        listener.close()
+        assert len(listener.lines()) == 1, "and nothing else"
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[VirtualBroker]:
+    broker = VirtualBroker(tmp_path / "broker")
+    broker.start()
+    yield broker
+    broker.close()
+
+
+# -- Node-RED and Home Assistant; in the real ones: tests/proof
+
+
+def test_the_flow_is_made_of_core_nodes_that_are_tied_together() -> None:
+    nodes = {node["id"]: node for node in json.loads((DOCS / "node-red-flow.json").read_text(encoding="utf-8"))}
+    core = {"tab", "mqtt-broker", "tls-config", "mqtt in", "json", "switch", "function", "debug"}
+    assert {node["type"] for node in nodes.values()} == core
+    path = [node for node in nodes.values() if node["type"] == "mqtt in"]
+    while path[-1]["wires"]:
+        path.append(nodes[path[-1]["wires"][0][0]])
+    assert [node["type"] for node in path] == ["mqtt in", "json", "switch", "function", "debug"]
+    assert path[0]["topic"] == f"{V1}/+/+/event/call"
+    assert path[2]["rules"][0]["v"] in of_topic("event/call")
+
+
+def test_the_automations_name_what_there_is() -> None:
+    text = (DOCS / "home-assistant.yaml").read_text(encoding="utf-8")
+    assert re.findall(r"topic: (\S+)", text) == [f"{V1}/+/+/event/call"]
+    assert set(re.findall(r"'(call\.\w+)'", text)) == {"call.missed"} <= set(CALL_EVENTS)
+    found = discovery.messages(
+        "device", "homeassistant", f"{V1}/shop/unit-1", "shop-unit-1", 1, {"model": "", "version": ""}
+    )
+    (device,) = found.values()
+    entity = f"{device['device']['name']} {device['components']['call']['name']}".lower()
+    assert re.findall(r"entity_id: (\S+)", text) == ["event." + re.sub(r"\W", "_", entity)]
+    event = whole({"$ref": "schemas.json#/definitions/ended"})["properties"]
+    for name in re.findall(r"data\.caller\.(\w+)", text):
+        assert name in event["caller"]["properties"]
+    for name in re.findall(r"to_state\.attributes\.(\w+)", text):
+        assert name == "get" or f"'{name}':" in device["components"]["call"]["value_template"]
