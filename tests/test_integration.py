@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -24,7 +24,9 @@ from firmware.core.outbox import STREAMS
 from firmware.core.privacy import Privacy
 from firmware.delivery import discovery
 from firmware.delivery.discovery import CALL_EVENTS
+from firmware.records.upkeep import restore
 from tests.contract import Message, check, check_result, commands, file, messages, whole
+from tests.proof.soak import consumer_module
 from tests.traffic import DOCS, EXAMPLES, PAGE, Told, command_of, examples, examples_of, part, told
 from tests.units import at, running, settings
 
@@ -294,6 +296,40 @@ def broker(tmp_path: Path) -> Iterator[VirtualBroker]:
     broker.start()
     yield broker
     broker.close()
+
+
+@pytest.mark.realtime
+def test_the_consumer_finds_no_gap_without_end_after_a_restore(tmp_path: Path, broker: VirtualBroker) -> None:
+    consumer = consumer_module().Consumer(f"{V1}/shop/unit-1", str(tmp_path / "calls.db"), "desk", confirm=True)
+    consumer.connect("127.0.0.1", broker.port)
+    chosen = settings(tmp_path / "data", at(broker.port, consumers=("desk",)))
+
+    def has_all(store: str) -> bool:
+        return consumer.store == store and all(consumer.whole(stream) == last for stream, last in consumer.last.items())
+
+    try:
+        with running(chosen) as shop:
+            shop.missed()
+            old = shop.unit.store.store_id
+            until(lambda: has_all(old) and consumer.last["call"] == 3)
+        shutil.copytree(tmp_path / "data" / "store", tmp_path / "backup" / "store")
+        shutil.rmtree(tmp_path / "data" / "store")
+        new = restore(tmp_path / "backup" / "store", tmp_path / "data" / "store")
+        with running(chosen) as shop:
+            shop.missed()
+            until(lambda: has_all(new) and consumer.last["call"] == 6)
+        sequences = "select sequence from event where store = ? and stream = 'call' order by sequence"
+        assert consumer.database.execute(sequences, (new,)).fetchall() == [(4,), (5,), (6,)]
+        assert consumer.database.execute(sequences, (old,)).fetchall() == [(1,), (2,), (3,)]
+    finally:
+        consumer.close()
+
+
+def until(found: Callable[[], bool], within_s: float = 30) -> None:
+    end = time.monotonic() + within_s
+    while not found():
+        assert time.monotonic() < end, f"not within {within_s} s"
+        time.sleep(0.05)
 
 
 # -- Node-RED and Home Assistant; in the real ones: tests/proof

@@ -264,6 +264,7 @@ class CallStore(CallReader):
                 "install the version that wrote it."
             )
         self.store_id: str = meta["store_id"]
+        self._begins: dict[Stream, int] = meta.get("begins", {})  # of a restored one: the first events of its own id
         boots = storage.tables.get("boots")
         last = storage.doc("boots", boots.last_id) if boots else None
         self._boot = boots.last_id if boots else 0
@@ -635,8 +636,8 @@ class CallStore(CallReader):
         return self._sinks[sink].streams
 
     def kept(self, stream: Stream) -> tuple[int, int]:
-        """The oldest event that is still here (last + 1 where none is), and the last."""
-        return self._oldest(stream), self._last[stream]
+        """The oldest event of this store's id that is still here (last + 1 where none is), and the last."""
+        return max(self._oldest(stream), self._begins.get(stream, 1)), self._last[stream]
 
     def confirm(self, consumer: str, stream: Stream, sequence: int) -> int:
         """A consumer has every event of a stream up to this one. Returns the last that it has confirmed.
@@ -676,7 +677,7 @@ class CallStore(CallReader):
             "store_id": self.store_id,
             "outbox_depth": max((each["waiting"] for each in self.waiting().values()), default=0),
             "streams": {
-                stream: {"oldest_seq": self._oldest(stream), "last_seq": last}
+                stream: {"oldest_seq": self.kept(stream)[0], "last_seq": last}
                 for stream, last in self._last.items()
                 if last
             },

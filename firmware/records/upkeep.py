@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from firmware.core.outbox import STREAMS
 from firmware.records.database import NOTHING_OF_A_STORE, LogStorage, Put, StoreError, View, decode, parts
 from firmware.records.evidence import is_signed
 from firmware.records.log import (
@@ -243,7 +244,9 @@ def restore(source: Path, directory: Path) -> str:
         meta = storage.doc("meta", 1)
         if meta is None:
             raise StoreError(f"{source}: is no backup of a unit's store.")
-        new = {**meta, "store_id": str(uuid.uuid4()), "restored_from": meta["store_id"]}
+        tables = {stream: storage.tables.get(f"events.{stream}") for stream in STREAMS}
+        begins = {stream: docs.last_id + 1 for stream, docs in tables.items() if docs}
+        new = {**meta, "store_id": str(uuid.uuid4()), "restored_from": meta["store_id"], "begins": begins}
         storage.commit([Put("meta", 1, new)])
     finally:
         storage.close()
