@@ -27,7 +27,7 @@ from firmware.delivery.discovery import CALL_EVENTS
 from firmware.records.upkeep import restore
 from tests.contract import Message, check, check_result, commands, file, messages, whole
 from tests.proof.soak import consumer_module
-from tests.traffic import DOCS, EXAMPLES, PAGE, Told, command_of, examples, examples_of, part, told
+from tests.traffic import DOCS, EXAMPLES, PAGE, Told, command_of, examples, examples_of, part, subscribe, told
 from tests.units import at, running, settings
 
 V1 = "tsuroku/v1"
@@ -277,17 +277,17 @@ def test_everything_in_the_contract_is_said_by_a_unit(tmp_path: Path) -> None:
 @pytest.mark.realtime
 def test_mosquitto_sub_hears_what_was_missed_while_it_was_away(tmp_path: Path, broker: VirtualBroker) -> None:
     command = command_of("mosquitto_sub")
+    subscribe(command, broker.port)
+    missed: list[str] = []
     with running(settings(tmp_path / "data", at(broker.port))) as shop:
-        listener = Told(command, broker.port, tmp_path / "first")
-        time.sleep(0.5)  # it says nothing when it has subscribed
-        first = shop.missed()
-        listener.until(lambda line: first in line and '"type":"call.missed"' in line)
-        listener.close()
-        second = shop.missed()
-        listener = Told(command, broker.port, tmp_path / "second")
-        listener.until(lambda line: second in line)
-        listener.close()
-        assert len(listener.lines()) == 1, "and nothing else"
+        for _ in range(2):
+            missed.append(shop.missed())
+            listener = Told(command, broker.port, tmp_path / "told")
+            try:
+                listener.until(lambda line: missed[-1] in line and '"type":"call.missed"' in line)
+                assert len(listener.lines()) == 1, "and nothing else"
+            finally:
+                listener.close()
 
 
 @pytest.fixture
