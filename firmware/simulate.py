@@ -399,10 +399,10 @@ def seconds(call: Mapping[str, Any], key: str, base_ns: int) -> float | None:
 
 
 def results(data_dir: Path, before: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The calls and the events that a unit wrote, in the order of filing; without so many calls that were there."""
+    """The calls, and their events, that a unit wrote, in the order of filing; without so many calls that were there."""
     reader = CallReader(data_dir / STORE)
     try:
-        return list(reader.calls(after=before)), list(reader.events())
+        return list(reader.calls(after=before)), list(reader.events(("call",)))
     finally:
         reader.close()
 

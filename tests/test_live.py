@@ -74,7 +74,7 @@ def the_states_are_retained(run: Played, data: Path) -> None:
     calls, events = results(data)
     states = {topic: json.loads(text) for topic, text in run.states.items() if topic != "status"}
     assert run.states["status"] == "online"
-    assert set(states) == {"info", "state/line/1", "state/recorder", "state/last_call"}
+    assert set(states) == {"info", "state/line/1", "state/recorder", "state/last_call", "state/health"}
     assert states["info"]["store_id"] in events[0]["id"]
     assert states["state/line/1"]["state"] == "idle"
     recorder = states["state/recorder"]

@@ -189,9 +189,9 @@ class CallReader:
         """What the unit has written down by this name; None if nothing was."""
         return next((doc["value"] for doc in View(self.storage, "unit").values() if doc["name"] == name), None)
 
-    def events(self) -> Iterator[dict[str, Any]]:
+    def events(self, streams: Sequence[Stream] = STREAMS) -> Iterator[dict[str, Any]]:
         """The events that are kept, stream by stream, in the order of their sequence."""
-        for stream in STREAMS:
+        for stream in streams:
             yield from View(self.storage, f"events.{stream}").values()
 
     def close(self) -> None:

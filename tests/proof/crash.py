@@ -211,7 +211,7 @@ class _Disk:
     """What stands on the disk at one moment."""
 
     calls: dict[str, dict[str, Any]]  # in the order of filing
-    events: list[dict[str, Any]]  # in order of sequence
+    events: list[dict[str, Any]]  # of stream call, in order of sequence
     files: dict[str, str]  # recordings: name -> SHA-256
 
     @staticmethod
@@ -219,7 +219,7 @@ class _Disk:
         files = (path for path in (data / "recordings").rglob("*") if path.is_file())
         return _Disk(
             {call["call_id"]: dict(call) for call in read_table(data / STORE, "calls")},
-            [dict(told) for told in read_table(data / STORE, "events")],
+            [dict(told) for told in read_table(data / STORE, "events") if "-call-" in told["id"]],
             {str(path.relative_to(data)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
         )
 
