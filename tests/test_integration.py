@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import re
+import shlex
 import shutil
+import signal
+import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -27,7 +32,7 @@ from firmware.delivery.discovery import CALL_EVENTS
 from firmware.records.upkeep import restore
 from tests.contract import Message, check, check_result, commands, file, messages, whole
 from tests.proof.soak import consumer_module
-from tests.traffic import DOCS, EXAMPLES, PAGE, Told, command_of, examples, examples_of, part, subscribe, told
+from tests.traffic import DOCS, EXAMPLES, PAGE, Told, command_of, examples, examples_of, local, part, subscribe, told
 from tests.units import at, running, settings
 
 V1 = "tsuroku/v1"
@@ -288,6 +293,37 @@ def test_mosquitto_sub_hears_what_was_missed_while_it_was_away(tmp_path: Path, b
                 assert len(listener.lines()) == 1, "and nothing else"
             finally:
                 listener.close()
+
+
+@pytest.mark.realtime
+def test_the_other_commands_of_the_page_run_as_they_stand(tmp_path: Path, broker: VirtualBroker) -> None:
+    with running(settings(tmp_path / "data", at(broker.port))) as shop:
+        ask = local(command_of("mosquitto_rr"), broker.port)
+        answer = subprocess.run(["bash", "-c", ask], check=True, capture_output=True, text=True, timeout=20).stdout
+        check_result("device.info", json.loads(answer)["result"])
+        call_id = shop.missed()
+        words = shlex.split(
+            command_of("python3 consumer.py").replace("--username management --password-file password", "")
+        )
+        words[:2] = [sys.executable, str(DOCS / "consumer.py")]
+        words[words.index("broker.example")] = "127.0.0.1"
+        database = tmp_path / "calls.db"
+        own = ["--port", str(broker.port), "--no-tls", "--database", str(database)]
+        consumer = subprocess.Popen([*words, *own], stderr=subprocess.DEVNULL)
+        try:
+            kept = "select count(*) from event where subject = ? and type = 'call.missed'"
+            until(lambda: database.exists() and _one(database, kept, call_id) == 1)  # it came before: a gap is closed
+        finally:
+            consumer.send_signal(signal.SIGINT)
+            assert consumer.wait(20) == 0
+
+
+def _one(database: Path, query: str, *values: str) -> object:
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        try:
+            return connection.execute(query, values).fetchone()[0]
+        except sqlite3.OperationalError:
+            return None  # it has no table yet
 
 
 @pytest.fixture

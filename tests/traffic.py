@@ -104,7 +104,7 @@ def local(command: str, port: int) -> str:
 def command_of(program: str) -> str:
     """The page's line that begins so, lines that go on with a backslash made one."""
     text = PAGE.read_text(encoding="utf-8").replace("\\\n", "")
-    return next(" ".join(line.split()) for line in text.splitlines() if line.startswith(program))
+    return next(" ".join(line.split()) for line in text.splitlines() if line.strip().startswith(program))
 
 
 def told(work: Path) -> list[str]:
