@@ -15,6 +15,7 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, cast
+from urllib.parse import urlsplit
 
 import fastjsonschema
 
@@ -357,6 +358,9 @@ def public_settings(settings: Settings) -> dict[str, Any]:
     """The settings as JSON, without what is secret (that stands in files) and without anybody's number."""
     told = cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(settings), default=str)))
     told["recording"]["do_not_record"] = len(settings.recording.do_not_record)
+    for webhook in told["webhook"]:
+        webhook["url"] = urlsplit(webhook["url"]).hostname  # behind it may stand a token
+        webhook["numbers"] = len(webhook["numbers"])
     return told
 
 
