@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,8 +48,8 @@ from firmware.core.line import (
 )
 from firmware.core.outbox import Event, Sink, Stream
 from firmware.delivery import discovery
+from firmware.delivery.courier import Courier
 from firmware.delivery.mqtt import MqttPublisher
-from firmware.delivery.webhook import Webhook
 from firmware.engine.journal import Journal, JournalledReads
 from firmware.engine.loop import Engine
 from firmware.local_api import LocalServer
@@ -148,13 +149,37 @@ class Unit:
             broker, unit.site, unit.unit, self.store.outbox(broker.name), self.engine.post, hmac_key=key
         )
 
-    def _couriers(self) -> dict[str, Webhook]:
+    def _couriers(self) -> dict[str, Courier[Any]]:
+        """What they need takes tens of megabytes: it is loaded only where it is wanted."""
         settings, post = self.settings, self.engine.post
-        couriers: dict[str, Webhook] = {}
-        for webhook in settings.webhook:
-            outbox, key = self.store.outbox(webhook.name), self._hmac_key(webhook)
-            couriers[webhook.name] = Webhook(webhook, settings.line, outbox, post, hmac_key=key)
+        couriers: dict[str, Courier[Any]] = {}
+        if settings.webhook:
+            from firmware.delivery.webhook import Webhook  # noqa: PLC0415
+
+            for webhook in settings.webhook:
+                outbox, key = self.store.outbox(webhook.name), self._hmac_key(webhook)
+                couriers[webhook.name] = Webhook(webhook, settings.line, outbox, post, hmac_key=key)
+        if settings.notify:
+            from firmware.delivery.notify import Notifier  # noqa: PLC0415
+
+            for notify in settings.notify:
+                couriers[notify.name] = Notifier(
+                    notify,
+                    settings.unit.site,
+                    self.store.outbox(notify.name),
+                    post,
+                    calls=self.store.between,
+                    waiting=lambda: self.management.callbacks_waiting,
+                    kept=self.store.note(f"notify/{notify.name}"),
+                    keep=partial(self._keep, f"notify/{notify.name}"),
+                )
         return couriers
+
+    def _keep(self, name: str, value: dict[str, Any]) -> None:
+        try:
+            self.store.tell([], {name: value})
+        except StoreError as error:  # it is written with the next one
+            log.error("event=note_not_written name=%s reason=%s", name, error)
 
     def _hmac_key(self, sink: BrokerSettings | WebhookSettings) -> bytes:
         if sink.privacy != "hmac":
@@ -162,7 +187,7 @@ class Unit:
         return secret(sink.hmac_key_file or self.settings.unit.data_dir / HMAC_KEY_FILE)
 
     @property
-    def _deliverers(self) -> list[MqttPublisher | Webhook]:
+    def _deliverers(self) -> list[MqttPublisher | Courier[Any]]:
         return [*self.publishers.values(), *self.couriers.values()]
 
     # -- starting and stopping
@@ -391,6 +416,9 @@ class Unit:
 
     def replay(self, sink: str, stream: Stream, low: int, high: int) -> bool:
         return self.publishers[sink].replay(stream, low, high)
+
+    def patient(self) -> set[str]:
+        return {name for name, courier in self.couriers.items() if courier.patient}
 
     def identify(self) -> None:
         self._identify_until_ns = self._now() + 30_000_000_000

@@ -15,6 +15,7 @@ Hours = tuple[time, time]
 Kind = Literal["missed", "alarm"]
 
 _WARN = 0.9  # of the budget
+_OF_SINKS = ("outbox", "parked", "unconfirmed")  # kinds of alarms
 
 
 def time_of(text: str) -> time | None:
@@ -88,7 +89,12 @@ def kind_of(event: Mapping[str, Any], *, missed: bool, alarms: bool, but: str) -
     return None
 
 
-_OF_SINKS = ("outbox", "parked", "unconfirmed")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """What appears on the telephone."""
+
+    title: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

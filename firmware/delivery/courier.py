@@ -14,6 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
@@ -76,6 +77,8 @@ class Courier(ABC, Generic[_T]):
         self._closed = False
         self._works = False  # the courier's thread only, like the next one
         self._told: set[str] = set()  # sentences told since it last worked
+        # What it logs can hold whole addresses, and those hold secrets.
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
         self._thread = threading.Thread(target=self._work, name=f"sink-{name}", daemon=True)
 
     # -- what a sink is
@@ -95,6 +98,11 @@ class Courier(ABC, Generic[_T]):
     @abstractmethod
     def done(self, delivery: Delivery[_T], answer: Answer) -> None:
         """A delivery is settled: its events are marked in the outbox, unless it is held."""
+
+    @property
+    def patient(self) -> bool:
+        """Whether it keeps events back on purpose now."""
+        return False
 
     # -- what the unit does with it
 
@@ -146,24 +154,25 @@ class Courier(ABC, Generic[_T]):
     # -- the courier's thread
 
     def _work(self) -> None:
-        try:
-            self.check()
-        except Unready as unready:
-            self._lose(str(unready))
+        if wrong := self._tried(self.check).wrong:
+            self._lose(wrong)
         while (delivery := self._todo.get()) is not None:
-            try:
-                answer = self.deliver(delivery)
-            except Unready as unready:
-                answer = Answer(verdict="held", wrong=str(unready))
-            except Exception as error:  # noqa: BLE001  whatever a library raises: the next delivery must have a thread
-                # Its name only: what it says could hold a number or a secret.
-                answer = Answer(
-                    verdict="held",
-                    wrong=f"Sink {self.name}: a fault in this program ({type(error).__name__}); it is tried again by "
-                    "itself, send the log to the maker.",
-                )
+            answer = self._tried(partial(self.deliver, delivery))
             self._answers.put((delivery, answer))  # before its facts: they make the loop look for it
             self._tell(delivery, answer)
+
+    def _tried(self, work: Callable[[], Answer | None]) -> Answer:
+        try:
+            return work() or Answer(verdict="accepted")
+        except Unready as unready:
+            return Answer(verdict="held", wrong=str(unready))
+        except Exception as error:  # noqa: BLE001  whatever a library raises: the next delivery must have a thread
+            # Its name only: what it says could hold a number or a secret.
+            return Answer(
+                verdict="held",
+                wrong=f"Sink {self.name}: a fault in this program ({type(error).__name__}); it is tried again by "
+                "itself, send the log to the maker.",
+            )
 
     def _tell(self, delivery: Delivery[_T], answer: Answer) -> None:
         if answer.wrong is not None:

@@ -90,7 +90,6 @@ class Webhook(Courier[OutboxEntry]):
         self._papers: _Papers | None = None  # the courier's thread only, like what follows
         self._known: OrderedDict[str, None] = OrderedDict()  # calls that Zammad or Zoho was told of
         self._trials: tuple[str, int] = "", 0
-        logging.getLogger("urllib3").setLevel(logging.INFO)  # at debug it tells whole addresses, secrets and all
 
     # -- what to send
 
