@@ -74,8 +74,8 @@ _ALARMS: Mapping[Kind, tuple[str, str]] = {
         "{waiting} events have not reached {of}. Check the network and the receiver. The events are kept.",
     ),
     "parked": (
-        "送信先（{of}）が通知{parked}件を受け取りませんでした。設定を直してから再送してください。",
-        "{of} refused {parked} events. Mend its settings, then ask for them again (events.replay).",
+        "送信先（{of}）が通知{parked}件を受け取りませんでした。設定を直して本体を再起動するか、再送を依頼してください。",
+        "{of} refused {parked} events. Mend its settings and restart the unit, or ask for them again (events.replay).",
     ),
     "unconfirmed": (
         "送信先（{of}）で{unconfirmed}件の受け取りが確認されていません。管理システムを確かめてください。",

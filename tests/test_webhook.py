@@ -17,13 +17,17 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from firmware.cli import doctor
 from firmware.core.call import Call, ClockRead, event, told
 from firmware.core.caller import Caller
 from firmware.core.numbers import Dialled
 from firmware.delivery import courier
-from firmware.delivery.webhook import signature, zammad, zoho
-from firmware.settings import Settings, WebhookSettings
+from firmware.delivery.webhook import Webhook, signature, zammad, zoho
+from firmware.management import public_settings
+from firmware.settings import NotifySettings, Settings, WebhookSettings
+from hw import board
 from tests.receiver import Receiver, Reply, babbles, breaks_off, hangs, receiving, resets, until
+from tests.test_mqtt import MemoryOutbox
 from tests.units import Running, running, settings
 
 KEY = b"0123456789abcdef0123456789abcdef"
@@ -153,6 +157,14 @@ def test_a_receiver_that_asks_for_time_gets_it(tmp_path: Path, code: int) -> Non
     assert 1.0 <= second.at_s - first.at_s < 2.5
 
 
+def test_what_a_receiver_may_ask_for(tmp_path: Path) -> None:
+    with receiving() as receiver:
+        asked = hook(receiver)
+    made = Webhook(asked, (), MemoryOutbox(), lambda fact: None, now_s=lambda: 1_445_412_480.0)
+    dates = ("Wed, 21 Oct 2015 07:28:10 GMT", "Wed, 21 Oct 2015 07:00:00 GMT", "tomorrow", "-5", "٣", "9" * 400, None)
+    assert [made._asked_s(each) for each in dates] == [10, 0, 0, 0, 3, 3600, 0]
+
+
 @pytest.mark.realtime
 @pytest.mark.parametrize("code", [400, 410, 413, 415, 422])
 def test_what_can_never_be_accepted_is_parked_and_tried_again_after_a_restart(
@@ -256,6 +268,29 @@ def test_a_server_that_is_away_is_told_in_a_sentence(tmp_path: Path) -> None:
         )
         assert shop.unit.faults() == {}
         assert shop.unit._panel_state() == "no_broker"
+
+
+def test_doctor_tries_a_webhook_and_tells_how_a_telephone_was_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_devices", lambda *_: [])
+    notify = NotifySettings(name="owner", urls_file=tmp_path / "none")
+    (tmp_path / "health.json").write_text('{"notify/owner": "No message gets there.", "codec/1": "lost"}')
+    with receiving() as receiver:
+        shop = settings(tmp_path, webhook=(hook(receiver),), notify=(notify,))
+        found = {each.what: each for each in doctor._examine(shop, board.load("line-tap-1"))}
+    assert found["webhook/crm"].says == f"127.0.0.1:{receiver.port} answers."
+    assert (found["notify/owner"].state, found["notify/owner"].says) == ("wrong", "No message gets there.")
+    assert "codec/1" not in found and "broker" not in found
+    found = {each.what: each for each in doctor._examine(shop, board.load("line-tap-1"))}
+    assert found["webhook/crm"].state == "wrong" and "does not answer (Connection refused)" in found["webhook/crm"].says
+
+
+def test_what_a_consumer_may_read_of_the_settings_holds_no_address_and_no_number(tmp_path: Path) -> None:
+    with receiving() as receiver:
+        shop = chosen(tmp_path, receiver, format="zammad", numbers=("0300000001",))
+    told_of = json.dumps(public_settings(shop))
+    assert "/hook" not in told_of and "0300000001" not in told_of and "127.0.0.1" in told_of
 
 
 # -- files of the settings

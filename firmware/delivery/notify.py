@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 
 _TOGETHER_S = 60  # missed calls of so long go in one message
 _MOST_WAITING = 100
+_MOST_PASSED_OVER = 1000  # behind the first that waits: the cursor notes each of them
 _TRIALS = 5  # at an address that fails while another has got the message
 
 _Key = tuple[Stream, int]
@@ -86,6 +87,7 @@ class Notifier(Courier[_Mail]):
         self._digest_s: float = kept.get("digest_s") or now().timestamp()
         counted = {name: kept[name] for name in ("month", "sent", "warned") if name in kept}
         self._budget = Budget(limit=settings.per_month, **counted)
+        self._passed_over = 0
         self._told_spent = ""  # the month of which it was logged
         self._waiting: list[_Waiting] = []
         self._half: Delivery[_Mail] | None = None  # one that some addresses have got and others not
@@ -127,6 +129,10 @@ class Notifier(Courier[_Mail]):
 
     def _collect(self) -> None:
         """Look through what is new in the outbox."""
+        if not self._waiting:
+            self._passed_over = 0
+        if self._passed_over >= _MOST_PASSED_OVER:
+            return
         known = {key for each in self._waiting for key in each.keys}
         for entry in self._outbox.pending(max(0, _MOST_WAITING - len(known)), known):
             key, body = (entry.stream, entry.sequence), entry.body
@@ -139,6 +145,7 @@ class Notifier(Courier[_Mail]):
                 raised[-1].over = True
                 raised[-1].keys.append(key)
             else:
+                self._passed_over += 1
                 self._outbox.mark(*key, "accepted")
 
     def _tell_of(self, kind: Kind, those: list[_Waiting], now: datetime) -> Delivery[_Mail] | None:

@@ -26,6 +26,7 @@ from urllib.parse import urlencode, urlsplit
 
 import jinja2
 import requests
+import urllib3
 from jinja2.sandbox import SandboxedEnvironment
 from requests.adapters import HTTPAdapter
 
@@ -520,6 +521,6 @@ def _read_over(response: requests.Response) -> None:
     length = response.headers.get("Content-Length", "")
     if length.isdecimal() and int(length) < _LARGEST_ANSWER:
         try:
-            response.content  # noqa: B018  reading it is the point
-        except requests.RequestException:
+            response.raw.read(decode_content=False)  # as it came: unpacked it could be of any size
+        except (urllib3.exceptions.HTTPError, OSError):
             pass  # it broke off behind the status
