@@ -17,6 +17,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from drivers.virtual import scenario as story
 from firmware.cli import doctor
 from firmware.core.call import Call, ClockRead, event, told
 from firmware.core.caller import Caller
@@ -24,7 +25,9 @@ from firmware.core.numbers import Dialled
 from firmware.delivery import courier
 from firmware.delivery.webhook import Webhook, signature, zammad, zoho
 from firmware.management import public_settings
+from firmware.records.store import read_table
 from firmware.settings import NotifySettings, Settings, WebhookSettings
+from firmware.simulate import stepped
 from hw import board
 from tests.receiver import Receiver, Reply, babbles, breaks_off, hangs, receiving, resets, until
 from tests.test_mqtt import MemoryOutbox
@@ -461,3 +464,37 @@ def test_zoho_wants_its_token_anew_each_time(tmp_path: Path) -> None:
             until(shop, lambda: idle(shop))
     used = [got.headers["Authorization"] for got in receiver.got]
     assert used == ["Zoho-oauthtoken one"] * 2 + ["Zoho-oauthtoken two"] * 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "answered",
+        "missed",
+        "withheld",
+        "call-waiting",
+        "missed-then-next-caller",
+        "lifted-too-late",
+        "outgoing-answered",
+        "outgoing-given-up",
+        "shop-talks-over-ringback",
+        "us-missed",
+        "us-answered",
+        "us-lifted-in-first-ring",
+        "uk-lifted-before-ring",
+        "etsi-dtmf",
+    ],
+)
+def test_zammad_and_zoho_can_follow_every_call(tmp_path: Path, name: str) -> None:
+    """What the unit really tells of a call: announced once, before all else; over once, behind all else."""
+    stepped(story.load(Path(__file__).parent / "scenarios" / f"{name}.txt"), tmp_path / "data")
+    events = [each for each in read_table(tmp_path / "data" / "store", "events") if "-call-" in each["id"]]
+    for preset, first, last in ((zammad, "newCall", {"hangup"}), (zoho, "ringing", {"ended", "missed", "noanswer"})):
+        told_of: dict[str, list[str]] = {}
+        for each in events:
+            for fields in preset(each, OWN, known=each["subject"] in told_of):
+                told_of.setdefault(each["subject"], []).append(fields.get("event") or fields["state"])
+        assert told_of or preset is zoho, "a call without a number cannot be told to Zoho"
+        for words in told_of.values():
+            assert words[0] == first and words.count(first) == 1, words
+            assert words[-1] in last and len(last & set(words)) == 1, words
