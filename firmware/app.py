@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -172,8 +173,13 @@ class Unit:
                     waiting=lambda: self.management.callbacks_waiting,
                     kept=self.store.note(f"notify/{notify.name}"),
                     keep=partial(self._keep, f"notify/{notify.name}"),
+                    now=self._local_time,
                 )
         return couriers
+
+    def _local_time(self) -> datetime:
+        """An unset clock is never before what the store has seen: a month's count must not begin anew by it."""
+        return datetime.fromtimestamp(self.store.read_clock().wall_ns / 1e9).astimezone()
 
     def _keep(self, name: str, value: dict[str, Any]) -> None:
         try:

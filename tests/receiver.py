@@ -47,6 +47,11 @@ def babbles(handler: BaseHTTPRequestHandler) -> None:
     handler.close_connection = True
 
 
+def dawdles(handler: BaseHTTPRequestHandler) -> None:
+    time.sleep(0.5)
+    handler.wfile.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+
 def breaks_off(handler: BaseHTTPRequestHandler) -> None:
     """A good status, and then less than it said."""
     handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")

@@ -245,7 +245,7 @@ def day_(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     made = Notifier.__init__
 
     def init(self: Notifier, *args: Any, **more: Any) -> None:
-        made(self, *args, **more, now=lambda: clock.now, together_s=0.1)
+        made(self, *args, **more | {"now": lambda: clock.now, "together_s": 0.1})
 
     monkeypatch.setattr(Notifier, "__init__", init)
     yield clock
@@ -367,6 +367,9 @@ def test_the_digest_comes_once_a_day_and_once_after_a_restart(tmp_path: Path, da
             assert len(receiver.got) == 1
             day_.now += timedelta(days=1)
             until(shop, lambda: len(receiver.got) == 2)
+            day_.now += timedelta(days=40)
+            settle(shop)
+            assert len(receiver.got) == 2, "nobody wants a digest of last month"
     (title, text), (_, second) = told(receiver)
     assert title == "[shop] Calls" and "1 caller waits to be called back." in text
     assert "no calls." in second

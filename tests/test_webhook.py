@@ -29,7 +29,7 @@ from firmware.records.store import read_table
 from firmware.settings import NotifySettings, Settings, WebhookSettings
 from firmware.simulate import stepped
 from hw import board
-from tests.receiver import Receiver, Reply, babbles, breaks_off, hangs, receiving, resets, until
+from tests.receiver import Receiver, Reply, babbles, breaks_off, dawdles, hangs, receiving, resets, until
 from tests.test_mqtt import MemoryOutbox
 from tests.units import Running, running, settings
 
@@ -208,6 +208,19 @@ def test_a_restart_in_the_middle_loses_nothing(tmp_path: Path) -> None:
             shop.missed()
             until(shop, lambda: idle(shop))
     assert sequences(receiver) == [2, 2, 2, 2, 5, 8, 11, 14, 17]
+
+
+@pytest.mark.realtime
+def test_what_is_accepted_while_the_unit_stops_does_not_come_again(tmp_path: Path) -> None:
+    with receiving(dawdles) as receiver:
+        shops = chosen(tmp_path, receiver, events=MISSED)
+        with running(shops) as shop:
+            shop.missed()
+            until(shop, lambda: len(receiver.got) == 1)
+        with running(shops) as shop:
+            shop.missed()
+            until(shop, lambda: idle(shop))
+    assert sequences(receiver) == [2, 5]
 
 
 @pytest.mark.realtime

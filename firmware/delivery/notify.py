@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 _TOGETHER_S = 60  # missed calls of so long go in one message
 _MOST_WAITING = 100
 _MOST_PASSED_OVER = 1000  # behind the first that waits: the cursor notes each of them
+_LONGEST_DIGEST_S = 30 * 86_400  # who was away longer, or had no clock when it began, begins anew
 _TRIALS = 5  # at an address that fails while another has got the message
 
 _Key = tuple[Stream, int]
@@ -74,7 +75,7 @@ class Notifier(Courier[_Mail]):
         waiting: Callable[[], int],
         kept: Mapping[str, Any] | None,
         keep: Callable[[dict[str, Any]], None],
-        now: Callable[[], datetime] = lambda: datetime.now().astimezone(),
+        now: Callable[[], datetime],
         together_s: float = _TOGETHER_S,
     ) -> None:
         super().__init__(settings.name, outbox, post)
@@ -168,9 +169,12 @@ class Notifier(Courier[_Mail]):
         return Delivery(keys, _Mail(message))
 
     def _digest(self, now: datetime) -> Delivery[_Mail] | None:
-        if self._digest_at is None or latest(now, self._digest_at).timestamp() <= self._digest_s:
+        if self._digest_at is None:
             return None
-        if not self._allows(None):
+        late_s = latest(now, self._digest_at).timestamp() - self._digest_s
+        if late_s <= 0:
+            return None
+        if late_s > _LONGEST_DIGEST_S or not self._allows(None):
             self._digest_s = now.timestamp()
             return None
         since = datetime.fromtimestamp(self._digest_s, tz=UTC)
