@@ -47,6 +47,14 @@ def babbles(handler: BaseHTTPRequestHandler) -> None:
     handler.close_connection = True
 
 
+def drips(handler: BaseHTTPRequestHandler) -> None:
+    """An answer that never ends, and never lets anybody wait long for more of it."""
+    handler.close_connection = True
+    for byte in b"HTTP/1.1 200 OK\r\nX-Long: " + b"." * 60:
+        handler.wfile.write(bytes([byte]))
+        time.sleep(0.05)
+
+
 def dawdles(handler: BaseHTTPRequestHandler) -> None:
     time.sleep(0.5)
     handler.wfile.write(b"HTTP/1.1 204 No Content\r\n\r\n")

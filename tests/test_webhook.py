@@ -9,7 +9,9 @@ import json
 import logging
 import re
 import subprocess
+import threading
 import time
+import typing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,10 @@ import pytest
 
 from drivers.virtual import scenario as story
 from firmware.cli import doctor
-from firmware.core.call import Call, ClockRead, event, told
+from firmware.core.call import Call, ClockRead, EventType, event, told
 from firmware.core.caller import Caller
 from firmware.core.numbers import Dialled
+from firmware.core.outbox import EVENT_TYPES
 from firmware.delivery import courier
 from firmware.delivery.webhook import Webhook, signature, zammad, zoho
 from firmware.management import public_settings
@@ -29,7 +32,7 @@ from firmware.records.store import read_table
 from firmware.settings import NotifySettings, Settings, WebhookSettings
 from firmware.simulate import stepped
 from hw import board
-from tests.receiver import Receiver, Reply, babbles, breaks_off, dawdles, hangs, receiving, resets, until
+from tests.receiver import Receiver, Reply, babbles, breaks_off, dawdles, drips, hangs, receiving, resets, until
 from tests.test_mqtt import MemoryOutbox
 from tests.units import Running, running, settings
 
@@ -140,6 +143,20 @@ def test_a_hostile_answer_holds_the_events_and_is_told_once(
 
 
 @pytest.mark.realtime
+def test_an_answer_that_never_ends_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(courier, "_STUCK_S", 0.3)
+    monkeypatch.setattr(courier, "_MOST_STUCK", 2)
+    with receiving(*[drips] * 3) as receiver, running(chosen(tmp_path, receiver, events=MISSED)) as shop:
+        shop.missed()
+        until(shop, lambda: len(receiver.got) == 3)
+        assert "the answer does not come to an end" in (shop.unit._health["webhook/crm"] or "")
+        assert sum(thread.name == "sink-crm" for thread in threading.enumerate()) == 3
+        until(shop, lambda: idle(shop))
+        assert shop.unit._health["webhook/crm"] is None
+    assert sequences(receiver) == [2] * 4
+
+
+@pytest.mark.realtime
 def test_what_breaks_off_behind_a_good_status_was_accepted(tmp_path: Path) -> None:
     with receiving(breaks_off) as receiver, running(chosen(tmp_path, receiver, events=MISSED)) as shop:
         shop.missed()
@@ -158,6 +175,10 @@ def test_a_receiver_that_asks_for_time_gets_it(tmp_path: Path, code: int) -> Non
         until(shop, lambda: idle(shop))
     first, second = receiver.got
     assert 1.0 <= second.at_s - first.at_s < 2.5
+
+
+def test_every_event_of_a_call_can_be_chosen() -> None:
+    assert set(typing.get_args(EventType)) < set(EVENT_TYPES)
 
 
 def test_what_a_receiver_may_ask_for(tmp_path: Path) -> None:

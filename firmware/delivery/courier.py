@@ -27,6 +27,8 @@ _LONGEST_WAIT_S = 60
 _MUCH_LONGER_WAIT_S = 600
 _PATIENT = 10  # failures in succession, some 5 minutes of them; then it is asked more rarely
 _CLOSE_S = 1.8
+_STUCK_S = 300  # a call that takes longer is left to itself: an answer may come a byte at a time
+_MOST_STUCK = 3
 
 _T = TypeVar("_T")
 
@@ -70,16 +72,21 @@ class Courier(ABC, Generic[_T]):
         self._post = post
         self._todo: queue.SimpleQueue[Delivery[_T] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[Delivery[_T], Answer]] = queue.SimpleQueue()
-        self._under_way = False
+        self._under_way: Delivery[_T] | None = None
+        self._began_ns = 0
+        self._stuck: list[threading.Thread] = []
         self._unsettled: set[tuple[Stream, int]] = set()  # told of by what is under way, the fact not back yet
         self._failures = 0
         self._hold_until_ns = 0
         self._closed = False
-        self._works = False  # the courier's thread only, like the next one
+        self._works = False  # the courier's thread, like the next one
         self._told: set[str] = set()  # sentences told since it last worked
         # What it logs can hold whole addresses, and those hold secrets.
         logging.getLogger("urllib3").setLevel(logging.ERROR)
-        self._thread = threading.Thread(target=self._work, name=f"sink-{name}", daemon=True)
+        self._thread = self._new_thread()
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._work, args=(self._todo,), name=f"sink-{self.name}", daemon=True)
 
     # -- what a sink is
 
@@ -114,14 +121,33 @@ class Courier(ABC, Generic[_T]):
         """Hand over what is due. Call it after each settle(), each new event, and once a second."""
         if self._closed:
             return
+        now_ns = time.monotonic_ns()
         if self._under_way and not self._unsettled and not self._answers.empty():
-            self._finish(*self._answers.get())
-        if self._under_way or time.monotonic_ns() < self._hold_until_ns:
+            delivery, answer = self._answers.get()
+            if delivery is self._under_way:  # or else of a thread that was left alone in the very moment
+                self._finish(delivery, answer)
+        elif self._under_way and now_ns - self._began_ns > _STUCK_S * 1e9 and self._answers.empty():
+            self._leave(self._under_way)
+        if self._under_way or now_ns < self._hold_until_ns:
             return
-        delivery = self.next()
-        if delivery is not None:
-            self._under_way, self._unsettled = True, set(delivery.events)
-            self._todo.put(delivery)
+        following = self.next()
+        if following is not None:
+            self._under_way, self._unsettled, self._began_ns = following, set(following.events), now_ns
+            self._todo.put(following)
+
+    def _leave(self, delivery: Delivery[_T]) -> None:
+        """Leave a thread alone that does not come back, and go on with another."""
+        self._stuck = [thread for thread in self._stuck if thread.is_alive()]
+        if len(self._stuck) >= _MOST_STUCK:
+            return
+        self._stuck.append(self._thread)
+        self._todo = queue.SimpleQueue()
+        self._thread = self._new_thread()
+        self._thread.start()
+        self._unsettled.clear()
+        wrong = f"Sink {self.name}: the answer does not come to an end; look at the receiver. It is tried again."
+        self._lose(wrong)
+        self._finish(delivery, Answer(verdict="held", wrong=wrong))
 
     def settle(self, fact: DeliveryFact) -> None:
         """Take a fact back that post got, in the order of posting, after its event was marked in the outbox."""
@@ -142,7 +168,7 @@ class Courier(ABC, Generic[_T]):
                 self.done(delivery, answer)
 
     def _finish(self, delivery: Delivery[_T], answer: Answer) -> None:
-        self._under_way = False
+        self._under_way = None
         if answer.verdict == "held":
             self._failures += 1
             wait_s = max(answer.wait_s, _wait_s(self._failures))
@@ -153,11 +179,13 @@ class Courier(ABC, Generic[_T]):
 
     # -- the courier's thread
 
-    def _work(self) -> None:
+    def _work(self, todo: queue.SimpleQueue[Delivery[_T] | None]) -> None:
         if wrong := self._tried(self.check).wrong:
             self._lose(wrong)
-        while (delivery := self._todo.get()) is not None:
+        while (delivery := todo.get()) is not None:
             answer = self._tried(partial(self.deliver, delivery))
+            if todo is not self._todo:
+                return  # this thread was left alone meanwhile
             self._answers.put((delivery, answer))  # before its facts: they make the loop look for it
             self._tell(delivery, answer)
 
