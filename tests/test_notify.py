@@ -471,7 +471,7 @@ def test_a_call_that_was_erased_is_not_told_of(tmp_path: Path, day_: Clock) -> N
         (None, 0, "cannot be read (No such file"),
         ("json://127.0.0.1/s3cret", 0o644, "can be read by others than its owner"),
         ("\n# nothing\n", 0o600, "holds no address; write one a line, as line://TOKEN/USER."),
-        ("json://a\nnosuch://s3cret\n", 0o600, "line 2 is no address that Apprise knows"),
+        ("\njson://a\nnosuch://s3cret\n", 0o600, "line 3 is no address that Apprise knows"),
     ],
 )
 def test_a_file_of_no_use_is_told_at_start(

@@ -256,7 +256,7 @@ def private_text(where: str, key: str, path: Path) -> str:
             f"{where}: {key} {path} can be read by others than its owner; "
             f"`sudo chown tsuroku {path} && sudo chmod 600 {path}`."
         )
-    return text.strip()
+    return text
 
 
 def _wait_s(failures: int) -> float:

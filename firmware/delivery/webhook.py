@@ -192,7 +192,7 @@ class Webhook(Courier[OutboxEntry]):
         path = self._settings.secret_file
         if path is None:
             return None
-        text = private_text(self._where, "secret_file", path)
+        text = private_text(self._where, "secret_file", path).strip()
         try:
             key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
         except (binascii.Error, ValueError):
@@ -208,7 +208,7 @@ class Webhook(Courier[OutboxEntry]):
         path = self._settings.token_file
         if path is None:
             return None
-        token = private_text(self._where, "token_file", path)
+        token = private_text(self._where, "token_file", path).strip()
         if not re.fullmatch(r"[\x21-\x7e]+", token):
             raise Unready(f"{self._where}: token_file {path} must hold the token alone, in one line.")
         return token
