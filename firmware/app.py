@@ -11,6 +11,8 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,6 +49,7 @@ from firmware.core.line import (
 )
 from firmware.core.outbox import Event, Sink, Stream
 from firmware.delivery import discovery
+from firmware.delivery.courier import Courier
 from firmware.delivery.mqtt import MqttPublisher
 from firmware.engine.journal import Journal, JournalledReads
 from firmware.engine.loop import Engine
@@ -55,7 +58,7 @@ from firmware.management import Management, contract, settings_hash
 from firmware.recording.recorder import Recorder, RecorderThread
 from firmware.recording.repair import repair
 from firmware.records.store import CallStore, StoreError
-from firmware.settings import BrokerSettings, LineSettings, Settings
+from firmware.settings import BrokerSettings, LineSettings, Settings, WebhookSettings
 from firmware.vitals import disk_free_mb
 from hw.board import Board
 
@@ -100,7 +103,7 @@ class Unit:
         self.store = CallStore(
             data / STORE,
             f"/tsuroku/{unit.site}/{unit.unit}",
-            sinks=[_sink(broker) for broker in settings.broker],
+            sinks=_sinks(settings),
             keep_days=settings.events.keep_days,
             boot_id=self.boot_id,
             read_clock=read_clock,
@@ -117,6 +120,7 @@ class Unit:
         self.recorders: dict[int, Recorder] = {number: self._recorder(settings) for number in lines}
         self.lanes = {n: RecorderThread(recorder) for n, recorder in self.recorders.items()} if live else {}
         self.publishers = {broker.name: self._publisher(broker) for broker in settings.broker} if live else {}
+        self.couriers = self._couriers() if live else {}
         self.local = LocalServer(data)
         self.management = Management(settings, self.store, self)
         self._unsaved: list[SaveCall] = []
@@ -126,6 +130,9 @@ class Unit:
         )  # by device/line or broker name: what is wrong, or None
         self._shown: dict[int, ShowLine] = {}
         self._connected: set[str] = set()
+        self._kinds = {broker.name: "broker" for broker in settings.broker}
+        self._kinds |= {webhook.name: "webhook" for webhook in settings.webhook}
+        self._kinds |= {notify.name: "notify" for notify in settings.notify}
         self.panel: Panel | None = None
         self._identify_until_ns = 0
         self._to_pump = False
@@ -138,13 +145,56 @@ class Unit:
         )
 
     def _publisher(self, broker: BrokerSettings) -> MqttPublisher:
-        unit = self.settings.unit
-        key = b""
-        if broker.privacy == "hmac":
-            key = secret(broker.hmac_key_file or unit.data_dir / HMAC_KEY_FILE)
+        unit, key = self.settings.unit, self._hmac_key(broker)
         return MqttPublisher(
             broker, unit.site, unit.unit, self.store.outbox(broker.name), self.engine.post, hmac_key=key
         )
+
+    def _couriers(self) -> dict[str, Courier[Any]]:
+        """What they need takes tens of megabytes: it is loaded only where it is wanted."""
+        settings, post = self.settings, self.engine.post
+        couriers: dict[str, Courier[Any]] = {}
+        if settings.webhook:
+            from firmware.delivery.webhook import Webhook  # noqa: PLC0415
+
+            for webhook in settings.webhook:
+                outbox, key = self.store.outbox(webhook.name), self._hmac_key(webhook)
+                couriers[webhook.name] = Webhook(webhook, settings.line, outbox, post, hmac_key=key)
+        if settings.notify:
+            from firmware.delivery.notify import Notifier  # noqa: PLC0415
+
+            for notify in settings.notify:
+                couriers[notify.name] = Notifier(
+                    notify,
+                    settings.unit.site,
+                    self.store.outbox(notify.name),
+                    post,
+                    calls=self.store.between,
+                    waiting=lambda: self.management.callbacks_waiting,
+                    kept=self.store.note(f"notify/{notify.name}"),
+                    keep=partial(self._keep, f"notify/{notify.name}"),
+                    now=self._local_time,
+                )
+        return couriers
+
+    def _local_time(self) -> datetime:
+        """An unset clock is never before what the store has seen: a month's count must not begin anew by it."""
+        return datetime.fromtimestamp(self.store.read_clock().wall_ns / 1e9).astimezone()
+
+    def _keep(self, name: str, value: dict[str, Any]) -> None:
+        try:
+            self.store.tell([], {name: value})
+        except StoreError as error:  # it is written with the next one
+            log.error("event=note_not_written name=%s reason=%s", name, error)
+
+    def _hmac_key(self, sink: BrokerSettings | WebhookSettings) -> bytes:
+        if sink.privacy != "hmac":
+            return b""
+        return secret(sink.hmac_key_file or self.settings.unit.data_dir / HMAC_KEY_FILE)
+
+    @property
+    def _deliverers(self) -> list[MqttPublisher | Courier[Any]]:
+        return [*self.publishers.values(), *self.couriers.values()]
 
     # -- starting and stopping
 
@@ -190,8 +240,8 @@ class Unit:
 
     def deliver(self) -> None:
         """Begin to publish, and to do what is due every few seconds; all that a unit without devices needs."""
-        for publisher in self.publishers.values():
-            publisher.start()
+        for deliverer in self._deliverers:
+            deliverer.start()
         self.management.start()
         self._show_all()
         self._tell_started()
@@ -216,8 +266,8 @@ class Unit:
         self._save()
         if self._unsaved:
             log.error("event=calls_lost count=%d", len({save.call.call_id for save in self._unsaved}))
-        for publisher in self.publishers.values():
-            publisher.close()
+        for deliverer in self._deliverers:
+            deliverer.close()
         try:
             self.store.close()
         except StoreError as error:
@@ -265,8 +315,8 @@ class Unit:
         self.show("state/recorder", self._recorder_state())
 
     def _pump(self) -> None:
-        for publisher in self.publishers.values():
-            publisher.pump()
+        for deliverer in self._deliverers:
+            deliverer.pump()
         if self._identify_until_ns and self._now() > self._identify_until_ns:
             self._identify_until_ns = 0
             self._show_panel()
@@ -294,10 +344,10 @@ class Unit:
         match fact:
             case SinkConnected():
                 self._connected.add(fact.sink)
-                self._note(f"broker/{fact.sink}", None)
+                self._note(f"{self._kinds[fact.sink]}/{fact.sink}", None)
             case SinkLost():
                 self._connected.discard(fact.sink)
-                self._note(f"broker/{fact.sink}", fact.reason)
+                self._note(f"{self._kinds[fact.sink]}/{fact.sink}", fact.reason)
             case EventAccepted():
                 self.store.mark(fact.stream, fact.sequence, "accepted", fact.sink)
             case EventRefused() if not fact.retry:
@@ -305,8 +355,8 @@ class Unit:
                 log.warning("event=event_parked stream=%s sequence=%d code=%d", fact.stream, fact.sequence, fact.code)
             case _:
                 pass
-        for publisher in self.publishers.values():
-            publisher.settle(fact)
+        for deliverer in self._deliverers:
+            deliverer.settle(fact)
         self._to_pump = True
 
     def _settled(self) -> None:
@@ -373,6 +423,9 @@ class Unit:
     def replay(self, sink: str, stream: Stream, low: int, high: int) -> bool:
         return self.publishers[sink].replay(stream, low, high)
 
+    def patient(self) -> set[str]:
+        return {name for name, courier in self.couriers.items() if courier.patient}
+
     def identify(self) -> None:
         self._identify_until_ns = self._now() + 30_000_000_000
         self._show_panel()
@@ -380,10 +433,10 @@ class Unit:
     @property
     def connected(self) -> set[str]:
         """The brokers that are reached now."""
-        return self._connected
+        return self._connected & self.publishers.keys()
 
     def faults(self) -> dict[str, str]:
-        return {what: wrong for what, wrong in self._health.items() if wrong and not what.startswith("broker/")}
+        return {what: wrong for what, wrong in self._health.items() if wrong and what.split("/")[0] not in _SINKS}
 
     def _received(self, message: MessageReceived) -> None:
         if message.topic.endswith("/status"):
@@ -490,9 +543,11 @@ class Unit:
             return "fault"
         if states & {State.RINGING, State.CID_HANDSHAKE}:
             return "ringing"
-        return "no_broker" if len(self._connected) < len(self.publishers) else "idle"
+        lost = any(wrong for what, wrong in self._health.items() if what.split("/")[0] in _SINKS)
+        return "no_broker" if lost or self.publishers.keys() - self._connected else "idle"
 
 
+_SINKS = ("broker", "webhook", "notify")  # one that is away is no fault of the unit
 _UP = {State.DIALLING, State.IN_CALL, State.FLASH}
 
 
@@ -522,9 +577,14 @@ def secret(path: Path) -> bytes:
         return made
 
 
-def _sink(broker: BrokerSettings) -> Sink:
-    streams: tuple[Stream, ...] = ("call", "system", "audit") if broker.audit else ("call", "system")
-    return Sink(name=broker.name, streams=streams, consumers=broker.consumers)
+def _sinks(settings: Settings) -> list[Sink]:
+    """All who must get events. A new webhook, or telephone, is not told what happened before it was there."""
+    sinks = []
+    for broker in settings.broker:
+        streams: tuple[Stream, ...] = ("call", "system", "audit") if broker.audit else ("call", "system")
+        sinks.append(Sink(name=broker.name, streams=streams, consumers=broker.consumers))
+    names = [webhook.name for webhook in settings.webhook] + [notify.name for notify in settings.notify]
+    return sinks + [Sink(name=name, new="next") for name in names]
 
 
 def _line_config(line: LineSettings, board: Board, settings: Settings, boot_id: str) -> LineConfig:

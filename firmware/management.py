@@ -15,6 +15,7 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, cast
+from urllib.parse import urlsplit
 
 import fastjsonschema
 
@@ -49,6 +50,9 @@ class Hands(Protocol):
     def answer(self, sink: str, topic: str, payload: dict[str, Any]) -> None: ...
     def replay(self, sink: str, stream: Stream, low: int, high: int) -> bool: ...
     def identify(self) -> None: ...
+    def patient(self) -> set[str]:
+        """Sinks that keep events back on purpose now: nothing is stuck there."""
+
     def info(self) -> dict[str, Any]: ...
     def faults(self) -> dict[str, str]:
         """By device and line, as codec/1: what is wrong."""
@@ -157,13 +161,17 @@ class Management:
             self._hands.show("state/health", self.health(seen))
 
     def _vitals(self) -> Vitals:
+        patient = self._hands.patient()
         return Vitals(
             disk_free_mb=vitals.disk_free_mb(self._settings.unit.data_dir),
             temperature_c=vitals.temperature_c(),
             under_voltage=vitals.under_voltage(),
             clock=self._store.read_clock().state,
             faults=self._hands.faults(),
-            outboxes=self._store.waiting(),
+            outboxes={
+                name: counts | {"waiting": 0} if name in patient else counts
+                for name, counts in self._store.waiting().items()
+            },
         )
 
     def health(self, seen: Vitals | None = None) -> dict[str, Any]:
@@ -357,6 +365,9 @@ def public_settings(settings: Settings) -> dict[str, Any]:
     """The settings as JSON, without what is secret (that stands in files) and without anybody's number."""
     told = cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(settings), default=str)))
     told["recording"]["do_not_record"] = len(settings.recording.do_not_record)
+    for webhook in told["webhook"]:
+        webhook["url"] = urlsplit(webhook["url"]).hostname  # behind it may stand a token
+        webhook["numbers"] = len(webhook["numbers"])
     return told
 
 

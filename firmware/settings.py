@@ -11,11 +11,15 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from drivers.signals import Country
+from firmware.core.notices import hours_of, time_of
 from firmware.core.numbers import digits_of, e164
+from firmware.core.outbox import EVENT_TYPES
 from firmware.core.privacy import Privacy
 
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
@@ -91,6 +95,41 @@ class BrokerSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookSettings:
+    """A web server that gets each event by HTTP POST."""
+
+    name: str
+    url: str
+    format: Literal["cloudevents", "template", "zammad", "zoho"] | None = None  # absent: cloudevents
+    events: tuple[str, ...] = ()  # types; empty: all
+    privacy: Privacy = "full"
+    hmac_key_file: Path | None = None  # absent: a key of the unit's own
+    secret_file: Path | None = None  # signs what is sent
+    token_file: Path | None = None
+    template_file: Path | None = None
+    content_type: str | None = None  # of the template's text; absent: application/json
+    numbers: tuple[str, ...] = ()  # the shop's own, one a line
+    ca_file: Path | None = None
+    timeout_s: float = field(default=15.0, metadata=_limits(1, 120))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotifySettings:
+    """The owner's telephone. Times of day as HH:MM, of the machine's zone."""
+
+    name: str
+    urls_file: Path
+    language: Literal["ja", "en"] = "ja"
+    missed: bool = True
+    alarms: bool = True
+    digest_at: str | None = None
+    quiet: str | None = None  # from-until
+    urgent: bool = False  # alarms that are faults do not wait for the end of the quiet hours
+    per_month: int = field(default=0, metadata=_limits(0, 1_000_000))  # messages; 0: as many as there are
+    privacy: Literal["full", "last4", "none"] = "last4"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventsSettings:
     keep_days: int = field(default=14, metadata=_limits(1, 3650))  # for a replay, when everybody has them
 
@@ -116,6 +155,8 @@ class Settings:
     events: EventsSettings = EventsSettings()
     watch: WatchSettings = WatchSettings()
     broker: tuple[BrokerSettings, ...] = ()
+    webhook: tuple[WebhookSettings, ...] = ()
+    notify: tuple[NotifySettings, ...] = ()
 
 
 def load(path: Path) -> Settings:
@@ -179,12 +220,20 @@ def _check(settings: Settings, name: str) -> None:
                 'line shows it ("03-0000-1234"), with + and calling code, or as a short number of up to 6 digits.'
             )
     sinks = [("broker", broker.name) for broker in settings.broker]
+    sinks += [("webhook", webhook.name) for webhook in settings.webhook]
+    sinks += [("notify", notify.name) for notify in settings.notify]
     for section, sink in sinks:
         if not _NAME.fullmatch(sink) or [other for _, other in sinks].count(sink) > 1:
             raise SettingsError(
-                f"{name}: [[{section}]] name = {sink!r}: every broker needs a name of its own; "
+                f"{name}: [[{section}]] name = {sink!r}: every broker, webhook and notify needs a name of its own; "
                 "use 1 to 32 of a-z, 0-9, - and _."
             )
+    for webhook in settings.webhook:
+        if wrong := _wrong_webhook(webhook, settings):
+            raise SettingsError(f"{name}: [[webhook]] {webhook.name}: {wrong}")
+    for notify in settings.notify:
+        if wrong := _wrong_notify(notify):
+            raise SettingsError(f"{name}: [[notify]] {notify.name}: {wrong}")
     for broker in settings.broker:
         if wrong := next((each for each in broker.consumers if not _NAME.fullmatch(each)), None):
             raise SettingsError(
@@ -200,13 +249,64 @@ def _check(settings: Settings, name: str) -> None:
                 f"{name}: [[broker]] prefix = {broker.prefix!r} cannot begin a topic; "
                 "use 1 to 3 names of a-z, 0-9, - and _ with / between them, as tsuroku/v1."
             )
-        if not broker.tls and broker.host not in ("localhost", "127.0.0.1", "::1"):
+        if not broker.tls and broker.host not in _THIS_MACHINE:
             raise SettingsError(
                 f"{name}: [[broker]] {broker.name}: tls = false is allowed for this machine itself only; "
                 f"set tls = true for host {broker.host!r}."
             )
         if (broker.cert_file is None) != (broker.key_file is None):
             raise SettingsError(f"{name}: [[broker]] {broker.name}: cert_file and key_file must be given together.")
+
+
+def _wrong_webhook(webhook: WebhookSettings, settings: Settings) -> str | None:
+    """What is wrong, without the url: a part of it may be a secret."""
+    try:
+        url = urlsplit(webhook.url)
+        host, _ = url.hostname, url.port
+    except ValueError:
+        host = None
+    if not host or url.scheme not in ("https", "http"):
+        return "url must be an address like https://crm.example/hook."
+    if url.scheme == "http" and host not in _THIS_MACHINE:
+        return "url: http is allowed for this machine itself only; use https."
+    if url.username or url.password:
+        return "url holds a user or password; put a token into token_file instead."
+    for each in webhook.events:
+        if each not in EVENT_TYPES:
+            near = difflib.get_close_matches(each, EVENT_TYPES, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(EVENT_TYPES)}."
+            return f"events: {each!r} is no event; {hint}"
+    if (webhook.format == "template") != (webhook.template_file is not None):
+        return 'format = "template" and template_file must be given together.'
+    if webhook.content_type is not None and webhook.format != "template":
+        return 'content_type is for format = "template" only.'
+    if webhook.content_type is not None and not re.fullmatch(r"[\x21-\x7e]+/[\x20-\x7e]+", webhook.content_type):
+        return f"content_type = {webhook.content_type!r} is none; write it as application/json."
+    if webhook.format not in ("zammad", "zoho"):
+        return 'numbers is for format = "zammad" and "zoho" only.' if webhook.numbers else None
+    if webhook.events:
+        return f'format = "{webhook.format}" chooses its events itself; take events out.'
+    if webhook.privacy != "full":
+        return f'format = "{webhook.format}" is about numbers; it needs privacy = "full".'
+    if len(webhook.numbers) != len(settings.line) or not all(
+        e164(number, line.country) for number, line in zip(webhook.numbers, settings.line, strict=True)
+    ):
+        return f'format = "{webhook.format}" needs numbers: the shop\'s own, one for each line, as "+81300000001".'
+    if webhook.format == "zoho" and webhook.token_file is None:
+        return 'format = "zoho" needs token_file, with the OAuth access token.'
+    return None
+
+
+def _wrong_notify(notify: NotifySettings) -> str | None:
+    if notify.digest_at is not None and time_of(notify.digest_at) is None:
+        return f'digest_at = {notify.digest_at!r} is no time of day; write it as "19:00".'
+    if notify.quiet is not None and hours_of(notify.quiet) is None:
+        return f'quiet = {notify.quiet!r} is no stretch of the day; write it as "22:00-07:00".'
+    if notify.urgent and not (notify.quiet and notify.alarms):
+        return "urgent = true does nothing without quiet and alarms; set those, or leave it out."
+    if not notify.missed and not notify.alarms and notify.digest_at is None:
+        return "it would tell nothing; set missed, alarms or digest_at, or take the section out."
+    return None
 
 
 def _can_call(entry: str, country: Country) -> bool:
@@ -237,7 +337,10 @@ def _dataclass(cls: type[Any], table: object, name: str, section: str) -> Any:
 
 def _value(hint: Any, value: object, f: dataclasses.Field[Any], name: str, section: str, key: str) -> Any:
     where = f"{name}: [{section}] {key} = {value!r}"
-    if typing.get_origin(hint) is types.UnionType:  # X | None: TOML has no null, so a given value is an X
+    if typing.get_origin(hint) in (
+        types.UnionType,
+        typing.Union,
+    ):  # X | None: TOML has no null, so a given value is an X
         hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
     if dataclasses.is_dataclass(hint):
         return _dataclass(typing.cast(type, hint), value, name, key)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal
 
 from firmware.core.alarms import Alarm, Kind
+from firmware.core.notices import Budget, Day, Message
 
 Language = Literal["ja", "en"]
 
@@ -72,8 +74,8 @@ _ALARMS: Mapping[Kind, tuple[str, str]] = {
         "{waiting} events have not reached {of}. Check the network and the receiver. The events are kept.",
     ),
     "parked": (
-        "送信先（{of}）が通知{parked}件を受け取りませんでした。設定を直してから再送してください。",
-        "{of} refused {parked} events. Mend its settings, then ask for them again (events.replay).",
+        "送信先（{of}）が通知{parked}件を受け取りませんでした。設定を直して本体を再起動するか、再送を依頼してください。",
+        "{of} refused {parked} events. Mend its settings and restart the unit, or ask for them again (events.replay).",
     ),
     "unconfirmed": (
         "送信先（{of}）で{unconfirmed}件の受け取りが確認されていません。管理システムを確かめてください。",
@@ -91,3 +93,109 @@ def alarm(told: Alarm) -> dict[Language, str]:
         "ja": ja.format(**told.detail, line=line, of=of),
         "en": en.format(**told.detail, line=f" {line}" if line else "", of=of),
     }
+
+
+# By presentation: who called, where there is no number.
+_NOBODY: Mapping[str, tuple[str, str]] = {
+    "withheld": ("非通知", "number withheld"),
+    "payphone": ("公衆電話", "a payphone"),
+    "unavailable": ("表示圏外", "number unavailable"),
+    "service_conflict": ("番号が通知されない電話", "number not sent"),
+    "not_received": ("番号不明", "number unknown"),
+    "corrupt": ("番号不明", "number unknown"),
+}
+_MOST_CALLERS = 5  # by name in one message
+
+
+def missed(events: Sequence[Mapping[str, Any]], language: Language, site: str, now: datetime) -> Message:
+    """One message of all these `call.missed` events, oldest first, their numbers masked as the owner wants them."""
+    ja = language == "ja"
+    callers: dict[str, list[Mapping[str, Any]]] = {}
+    for number, event in enumerate(events):
+        person = event["data"]["caller"]
+        same = person.get("number") or person.get("last4") or number  # of two without a number nobody can say
+        callers.setdefault(str(same), []).append(event)
+    lines = []
+    for calls in list(callers.values())[:_MOST_CALLERS]:
+        times = "" if len(calls) == 1 else f"（{len(calls)}回）" if ja else f" ({len(calls)} times)"
+        lines.append(f"{_time(calls[-1], language, now)} {_who(calls[-1]['data']['caller'], language)}{times}")
+    more = sum(len(calls) for calls in list(callers.values())[_MOST_CALLERS:])
+    if more:
+        lines.append(f"ほか{more}件" if ja else f"and {more} more")
+    if any(event["data"]["caller"]["presentation"] == "allowed" for event in events):
+        lines.append("折り返しのお電話をお願いします。" if ja else "Please call back.")
+    else:
+        lines.append(
+            "番号が分からないため、折り返しはできません。" if ja else "Without a number nobody can be called back."
+        )
+    one, many = ("不在着信", "不在着信{}件") if ja else ("Missed call", "{} missed calls")
+    title = one if len(events) == 1 else many.format(len(events))
+    return Message(title=_title(title, language, site), text="\n".join(lines))
+
+
+def alarms(events: Sequence[tuple[Mapping[str, Any], bool]], language: Language, site: str) -> Message:
+    """One message of all these `alarm.raised` events, each with whether it is over by now."""
+    ja = language == "ja"
+    over_now = "（現在は解消しています。）" if ja else " (It is over now.)"
+    lines = [event["data"]["text"][language] + (over_now if over else "") for event, over in events]
+    fault = any(event["data"]["severity"] == "fault" for event, _ in events)
+    title = ("異常のお知らせ" if fault else "お知らせ") if ja else ("Alarm" if fault else "Notice")
+    return Message(title=_title(title, language, site), text="\n".join(lines))
+
+
+def digest(day: Day, language: Language, site: str) -> Message:
+    if language == "ja":
+        begin = f"{day.since:%-m/%-d %-H:%M}から"
+        calls = f"の着信は{day.incoming}件（応答{day.answered}件、不在{day.missed}件）です。"
+        lines = [begin + (calls if day.incoming else "の着信はありません。")]
+        if day.waiting:
+            lines.append(f"折り返し待ちが{day.waiting}件あります。お電話をお願いします。")
+        return Message(title=_title("電話のまとめ", language, site), text="\n".join(lines))
+    begin = f"Since {day.since:%-d %b %-H:%M}"
+    calls = f"{_count(day.incoming, 'call')}, {day.answered} answered, {day.missed} missed."
+    lines = [f"{begin}: {calls if day.incoming else 'no calls.'}"]
+    if day.waiting:
+        waits = "waits" if day.waiting == 1 else "wait"
+        lines.append(f"{_count(day.waiting, 'caller')} {waits} to be called back.")
+    return Message(title=_title("Calls", language, site), text="\n".join(lines))
+
+
+def budget(left: Budget, language: Language, site: str) -> Message:
+    if language == "ja":
+        text = (
+            f"今月の通知が{left.sent}件になりました。上限の{left.limit}件に達すると、異常のお知らせだけをお送りします。"
+        )
+        return Message(title=_title("通知の件数", language, site), text=text)
+    text = f"{left.sent} messages were sent this month. From {left.limit} on only alarms are sent."
+    return Message(title=_title("Messages", language, site), text=text)
+
+
+def _title(text: str, language: Language, site: str) -> str:
+    return f"【{site}】{text}" if language == "ja" else f"[{site}] {text}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _time(event: Mapping[str, Any], language: Language, now: datetime) -> str:
+    if event["data"]["clock"] == "unsynced":
+        return "（時刻不明）" if language == "ja" else "(time unknown)"
+    at = datetime.fromisoformat(event["time"]).astimezone(now.tzinfo)
+    if at.date() == now.date():
+        return f"{at:%-H:%M}"
+    return f"{at:%-m/%-d %-H:%M}" if language == "ja" else f"{at:%-d %b %-H:%M}"
+
+
+def _who(person: Mapping[str, Any], language: Language) -> str:
+    ja = language == "ja"
+    if person["presentation"] != "allowed":
+        return _NOBODY[person["presentation"]][0 if ja else 1]
+    shown = person.get("display") or person.get("number") or person.get("raw")
+    if not shown and person.get("last4"):
+        shown = f"末尾{person['last4']}" if ja else f"number ending in {person['last4']}"
+    words = [person.get("name"), shown or ("番号通知あり" if ja else "a number that is not shown")]
+    region = person.get("region_ja" if ja else "region_en")
+    return " ".join(word for word in words if word) + (
+        f"（{region}）" if region and ja else f" ({region})" if region else ""
+    )

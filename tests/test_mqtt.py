@@ -62,6 +62,9 @@ class MemoryOutbox:
             stream=stream, sequence=sequence, body={"sequence": sequence, "text": text, "replayed": False, "data": {}}
         )
 
+    def parked(self) -> list[tuple[Stream, int]]:
+        return [key for key, state in self.states.items() if state == "parked"]
+
     def mark(self, stream: Stream, sequence: int, state: Literal["accepted", "parked"]) -> None:
         self.states[stream, sequence] = state
         self.marks.append((stream, sequence, state))

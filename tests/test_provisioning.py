@@ -324,7 +324,8 @@ def test_the_example_is_valid_as_it_is_shipped() -> None:
 
 
 def test_the_example_is_valid_with_every_key_set() -> None:
-    assert len(parse(uncommented(), "example").broker) == 1
+    settings = parse(uncommented(), "example")
+    assert len(settings.broker) == len(settings.webhook) == len(settings.notify) == 1
 
 
 def sections() -> dict[str, Any]:

@@ -21,6 +21,9 @@ data_dir = "/var/lib/tsuroku"
 number = 1
 codec = "linetap"
 """
+HOOK = GOOD + '[[webhook]]\nname = "crm"\n'
+ZAMMAD = HOOK + 'url = "https://a"\nformat = "zammad"\n'
+NOTIFY = GOOD + '[[notify]]\nname = "owner"\nurls_file = "/u"\n'
 
 
 def test_a_short_file_is_enough() -> None:
@@ -79,7 +82,32 @@ def test_a_line_of_any_country_may_know_the_number() -> None:
         (GOOD + '[[broker]]\nhost = "b"\nprefix = "a/b/c/d"\n', "cannot begin a topic"),
         (GOOD.replace("unit-1", "0300001234"), "[unit] unit = '0300001234' looks like a phone number"),
         (GOOD + "[recording]\nbuffer_frames = 8000\n", "is more than half a second; give at most 4000."),
-        (GOOD + '[[broker]]\nhost = "a"\n[[broker]]\nhost = "b"\n', "every broker needs a name of its own"),
+        (
+            GOOD + '[[broker]]\nhost = "a"\n[[broker]]\nhost = "b"\n',
+            "every broker, webhook and notify needs a name of its own",
+        ),
+        (HOOK + 'url = "https://a"\n[[broker]]\nhost = "b"\nname = "crm"\n', "needs a name of its own"),
+        (HOOK + 'url = "crm.example"\n', "[[webhook]] crm: url must be an address like https://crm.example/hook."),
+        (HOOK + 'url = "https://a:b/"\n', "[[webhook]] crm: url must be an address"),
+        (HOOK + 'url = "http://crm.example/s3cret"\n', "[[webhook]] crm: url: http is allowed for this machine itself"),
+        (HOOK + 'url = "https://me:pw@crm.example"\n', "url holds a user or password; put a token into token_file"),
+        (
+            HOOK + 'url = "https://a"\nevents = ["call.mised"]\n',
+            "'call.mised' is no event; did you mean 'call.missed'?",
+        ),
+        (HOOK + 'url = "https://a"\nformat = "template"\n', 'format = "template" and template_file must be given'),
+        (HOOK + 'url = "https://a"\ntemplate_file = "/t"\n', 'format = "template" and template_file must be given'),
+        (HOOK + 'url = "https://a"\ncontent_type = "a/b"\n', 'content_type is for format = "template" only.'),
+        (HOOK + 'url = "https://a"\nnumbers = ["+81300000001"]\n', 'numbers is for format = "zammad" and "zoho" only.'),
+        (ZAMMAD, '[[webhook]] crm: format = "zammad" needs numbers: the shop\'s own, one for each line'),
+        (ZAMMAD + 'numbers = ["0300"]\n', "needs numbers: the shop's own, one for each line"),
+        (ZAMMAD + 'privacy = "last4"\n', 'format = "zammad" is about numbers; it needs privacy = "full".'),
+        (ZAMMAD + 'events = ["call.missed"]\n', 'format = "zammad" chooses its events itself; take events out.'),
+        (ZAMMAD.replace("zammad", "zoho") + 'numbers = ["+81300000001"]\n', 'format = "zoho" needs token_file'),
+        (NOTIFY + 'digest_at = "25:00"\n', "[[notify]] owner: digest_at = '25:00' is no time of day; write it as"),
+        (NOTIFY + 'quiet = "22-7"\n', "[[notify]] owner: quiet = '22-7' is no stretch of the day; write it as"),
+        (NOTIFY + "urgent = true\n", "[[notify]] owner: urgent = true does nothing without quiet and alarms"),
+        (NOTIFY + "missed = false\nalarms = false\n", "[[notify]] owner: it would tell nothing; set missed, alarms"),
     ],
 )
 def test_a_mistake_is_one_sentence(wrong: str, sentence: str) -> None:

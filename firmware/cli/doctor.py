@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from rich.text import Text
 
@@ -28,7 +29,7 @@ from firmware.cli.show import terminal
 from firmware.cli.unit import settings_of
 from firmware.core.alarms import Alarm
 from firmware.records.store import CallReader, StoreError, unit_runs
-from firmware.settings import BrokerSettings, Settings
+from firmware.settings import Settings
 from hw.board import Board
 
 _FREE_MB = 500  # some 15 hours of calls
@@ -71,8 +72,14 @@ def _examine(settings: Settings, board: Board) -> Iterator[Finding]:
         yield Finding("unit", "unknown", "it is not running; trying its devices:")
         yield from _devices(settings, board)
         for broker in settings.broker:
-            yield _broker(broker)
-    if not settings.broker:
+            yield _answers("broker", broker.host, broker.port, broker.tls, broker.ca_file)
+        for webhook in settings.webhook:
+            url = urlsplit(webhook.url)
+            port, tls = url.port or (443 if url.scheme == "https" else 80), url.scheme == "https"
+            yield _answers(f"webhook/{webhook.name}", url.hostname or "", port, tls, webhook.ca_file)
+        names = [f"notify/{notify.name}" for notify in settings.notify]  # to try one is to send a message
+        yield from (finding for finding in _heard(settings.unit.data_dir / HEALTH_FILE) if finding.what in names)
+    if not settings.broker and not settings.webhook:
         yield Finding("broker", "unknown", "no [[broker]] is set: events stay on the unit until one is.")
 
 
@@ -211,20 +218,18 @@ def _tried(what: str, driver: LineInputs | Codec | Modem, ear: _Ear) -> Finding:
             return Finding(what, "wrong", f"it said nothing for {_DEVICE_S:.0f} s; unplug it and plug it in again.")
 
 
-def _broker(broker: BrokerSettings) -> Finding:
+def _answers(what: str, host: str, port: int, tls: bool, ca_file: Path | None) -> Finding:
     """Whether somebody listens there, and with TLS whether we trust them. The unit's log tells of logins."""
-    where = f"{broker.host}:{broker.port}"
+    where = f"{host}:{port}"
     try:
-        with socket.create_connection((broker.host, broker.port), timeout=5) as plain:
-            if broker.tls:
-                context = ssl.create_default_context(cafile=broker.ca_file)
-                with context.wrap_socket(plain, server_hostname=broker.host):
+        with socket.create_connection((host, port), timeout=5) as plain:
+            if tls:
+                context = ssl.create_default_context(cafile=ca_file)
+                with context.wrap_socket(plain, server_hostname=host):
                     pass
     except ssl.SSLError as error:
-        return Finding(
-            "broker", "wrong", f"{where} is not trusted ({error.reason}); set ca_file to its CA certificate."
-        )
+        return Finding(what, "wrong", f"{where} is not trusted ({error.reason}); set ca_file to its CA certificate.")
     except OSError as error:
         why = error.strerror or str(error)
-        return Finding("broker", "wrong", f"{where} does not answer ({why}); check host, port and network.")
-    return Finding("broker", "good", f"{where} answers{' with TLS' if broker.tls else ''}.")
+        return Finding(what, "wrong", f"{where} does not answer ({why}); check host, port and network.")
+    return Finding(what, "good", f"{where} answers{' with TLS' if tls else ''}.")

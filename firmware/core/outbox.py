@@ -8,6 +8,24 @@ from typing import Any, Literal, Protocol
 
 Stream = Literal["call", "system", "audit"]
 STREAMS: tuple[Stream, ...] = ("call", "system", "audit")
+EVENT_TYPES = (  # of the streams call and system
+    "call.ringing",
+    "call.caller_id",
+    "call.answered",
+    "call.dialled",
+    "call.waiting",
+    "call.ended",
+    "call.missed",
+    "recording.ready",
+    "recording.failed",
+    "callback.due",
+    "callback.done",
+    "alarm.raised",
+    "alarm.cleared",
+    "alarm.acknowledged",
+    "unit.started",
+    "selftest.done",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +73,9 @@ class Outbox(Protocol):
 
     def read(self, stream: Stream, sequence: int) -> OutboxEntry | None:
         """An event that is kept, whatever its state; None for any other."""
+
+    def parked(self) -> Sequence[tuple[Stream, int]]:
+        """The events that the sink refused for good."""
 
     def mark(self, stream: Stream, sequence: int, state: Literal["accepted", "parked"]) -> None:
         """Set an entry's state. Written with the next commit or flush(): a lost mark only means a repeat."""

@@ -159,7 +159,7 @@ class MqttPublisher:
         The latest value is kept and published on every connect. While the one before is unanswered, the new one waits
         for the next pump(), so that a slow broker sees the newest and not a queue.
         """
-        data = payload.encode("utf-8", "replace") if isinstance(payload, str) else _json(payload)
+        data = payload.encode("utf-8", "replace") if isinstance(payload, str) else as_json(payload)
         if self._shown.get(topic) == data:
             return  # the broker has it, or it is due
         self._shown[topic] = data
@@ -198,7 +198,7 @@ class MqttPublisher:
             body = masked(entry.body, self._settings.privacy, self._hmac_key)
             if event in self._replaying:
                 body = {**body, "replayed": True}
-            if not self._events.take() or not self._hand(session, event, _json(body)):
+            if not self._events.take() or not self._hand(session, event, as_json(body)):
                 return False
         return True
 
@@ -228,7 +228,7 @@ class MqttPublisher:
         """Publish a message that is no state and no event: once, to whoever listens now."""
         session = self._joined
         if session is not None and session is self._session:
-            self._hand(session, None, _json(payload), topic)
+            self._hand(session, None, as_json(payload), topic)
 
     @property
     def topics(self) -> list[str]:
@@ -663,7 +663,8 @@ def _wait_s(failures: int) -> float:
     return random.uniform(1, min(_LONGEST_WAIT_S, 2 ** min(failures, 6)))
 
 
-def _json(value: dict[str, Any]) -> bytes:
+def as_json(value: dict[str, Any]) -> bytes:
+    """An event or a state as every sink gets it: UTF-8, in the order of its keys."""
     try:
         return orjson.dumps(value)
     except TypeError:  # a lone surrogate in a text becomes "?": brokers and consumers refuse what is not UTF-8

@@ -211,6 +211,9 @@ class SinkOutbox:
     def read(self, stream: Stream, sequence: int) -> OutboxEntry | None:
         return self.store.event(stream, sequence)
 
+    def parked(self) -> list[tuple[Stream, int]]:
+        return self.store.parked(self.sink)
+
     def mark(self, stream: Stream, sequence: int, state: Literal["accepted", "parked"]) -> None:
         self.store.mark(stream, sequence, state, self.sink)
 
@@ -282,15 +285,18 @@ class CallStore(CallReader):
                 stream: _Cursor(own["done"], set(own["settled"]), set(own["parked"]))
                 for stream, own in doc["streams"].items()
             }
+        # Where a new sink begins is written with the first line: a restart before its first mark would skip events.
+        self._dirty = False
         for sink in sinks:
             own = self._cursors.setdefault(sink.name, {})
             for stream in sink.streams:
-                own.setdefault(stream, _Cursor(done=self._last[stream] if sink.new == "next" else 0))
+                if stream not in own:
+                    own[stream] = _Cursor(done=self._last[stream] if sink.new == "next" else 0)
+                    self._dirty = True
         self._acks: dict[str, dict[Stream, int]] = {
             doc["consumer"]: doc["streams"] for doc in View(storage, "acks").values()
         }
         self._notes = {doc["name"]: (n, doc["value"]) for n, doc in View(storage, "unit").documents()}
-        self._dirty = False
         self._purging: Iterator[int] | None = None
         self._purge_from_ns = 0
         self._to_purge = True  # tombstones are looked through at the start, and when there are new ones
@@ -620,6 +626,10 @@ class CallStore(CallReader):
     def event(self, stream: Stream, sequence: int) -> OutboxEntry | None:
         body = self.storage.doc(f"events.{stream}", sequence)
         return None if body is None else OutboxEntry(stream=stream, sequence=sequence, body=body)
+
+    def parked(self, sink: str = _MAIN) -> list[tuple[Stream, int]]:
+        own = self._cursors[sink]
+        return [(stream, sequence) for stream in self._sinks[sink].streams for sequence in sorted(own[stream].parked)]
 
     def mark(self, stream: Stream, sequence: int, state: Literal["accepted", "parked"], sink: str = _MAIN) -> None:
         cursor = self._cursors[sink][stream]
