@@ -22,15 +22,16 @@ CALL_EVENTS = (
     "callback.due",
     "callback.done",
 )
-# An event entity wants its type as event_type, and keeps the rest as attributes.
+# An event entity wants its type as event_type, and keeps the rest as attributes. It passes over what renders to
+# nothing: what another consumer has asked for again is no news.
 _EVENT = (
-    "{% set d = value_json.data %}{{ {'event_type': value_json.type, 'call_id': value_json.subject,"
-    " 'line': d.line, 'direction': d.direction | default(none),"
-    " 'presentation': d.caller.presentation if d.caller else none,"
-    " 'number': d.caller.display or d.caller.number if d.caller else none,"
-    " 'name': d.caller.name if d.caller else none,"
-    " 'region': d.caller.region_ja if d.caller else none,"
-    " 'duration_s': d.duration_s | default(none), 'outcome': d.outcome | default(none)} | tojson }}"
+    "{% if not value_json.replayed %}{% set d = value_json.data %}"
+    "{% set who = d.get('waiting') or d.caller or d.dialled or {} %}"
+    "{{ {'event_type': value_json.type, 'time': value_json.time, 'call_id': value_json.subject,"
+    " 'line': d.line, 'direction': d.get('direction'), 'presentation': who.get('presentation'),"
+    " 'number': who.get('display') or who.get('number') or who.get('last4'),"
+    " 'name': who.get('name'), 'region': who.get('region_ja'),"
+    " 'duration_s': d.get('duration_s'), 'outcome': d.get('outcome')} | tojson }}{% endif %}"
 )
 _IN_USE = "{{ 'ON' if value_json.state in ['dialling', 'in_call', 'flash', 'held_open'] else 'OFF' }}"
 _FAULT = "{{ 'ON' if value_json.state in ['line_cut', 'held_open'] else 'OFF' }}"
