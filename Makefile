@@ -24,6 +24,7 @@ bench: .venv/ready
 	$(PY) -m tests.bench
 
 proof: .venv/ready
+	@command -v npm >/dev/null || provisioning/develop.sh provisioning/packages-proof.txt
 	$(PY) -m tests.proof
 
 clean:

@@ -99,6 +99,14 @@ class Running:
             self.do(lambda save=save: self.unit._execute(save))  # type: ignore[misc]
         return opened.call_id
 
+    def replay(self, low: int, high: int) -> None:
+        """Have call events published once more, as a consumer may ask."""
+
+        def ask() -> None:
+            assert self.unit.replay("main", "call", low, high)
+
+        self.do(ask)
+
     def close(self) -> None:
         self.unit.engine.stop()
         self._loop.join(10)
