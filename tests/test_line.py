@@ -517,6 +517,7 @@ def test_what_a_crash_left_is_filed_as_interrupted() -> None:
     again.give(CallLeftOpen(at_ns=0, line=1, call=left.to_dict(), recording=found, repaired=True, no_recording=None))
     (call,) = again.calls
     assert (call.outcome, call.end_reason, call.call_id) == ("interrupted", "unit_stopped", left.call_id)
+    assert call.duration_s == 0, "the sound on the disk ended before the lift"
     assert again.events == ["call.ended", "recording.ready"]
 
 

@@ -599,9 +599,10 @@ class Line:
         recording = recording_of(fact.recording) if fact.recording else call.recording
         events: tuple[Event, ...] = ()
         if call.outcome is None:
-            ended_ns = None if recording is None else recording.from_ns + round(recording.duration_s * 1e9)
+            last_ns, ended_ns = call.answered_ns or call.opened_ns, None
+            if recording:  # its last sound on the disk can be older than the lift
+                last_ns = ended_ns = max(last_ns, recording.from_ns + round(recording.duration_s * 1e9))
             call = replace(call, outcome="interrupted", end_reason="unit_stopped", ended_ns=ended_ns)
-            last_ns = ended_ns or call.answered_ns or call.opened_ns
             events = (event("call.ended", call, last_ns),)
         call = replace(call, recording=recording, no_recording=None if recording else fact.no_recording)
         end_ns = call.ended_ns or call.opened_ns
