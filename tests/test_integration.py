@@ -347,13 +347,13 @@ def test_the_consumer_finds_no_gap_without_end_after_a_restore(tmp_path: Path, b
         with running(chosen) as shop:
             shop.missed()
             old = shop.unit.store.store_id
-            until(lambda: has_all(old) and consumer.last["call"] == 3)
+            until(lambda: has_all(old) and consumer.last.get("call") == 3)
         shutil.copytree(tmp_path / "data" / "store", tmp_path / "backup" / "store")
         shutil.rmtree(tmp_path / "data" / "store")
         new = restore(tmp_path / "backup" / "store", tmp_path / "data" / "store")
         with running(chosen) as shop:
             shop.missed()
-            until(lambda: has_all(new) and consumer.last["call"] == 6)
+            until(lambda: has_all(new) and consumer.last.get("call") == 6)
         sequences = "select sequence from event where store = ? and stream = 'call' order by sequence"
         assert consumer.database.execute(sequences, (new,)).fetchall() == [(4,), (5,), (6,)]
         assert consumer.database.execute(sequences, (old,)).fetchall() == [(1,), (2,), (3,)]
