@@ -211,7 +211,9 @@ class Unit:
                     ready, repaired = repair(data, call, self._now())
                 except OSError as error:
                     reason = f"it could not be repaired ({error.strerror}); the cut file is kept"
-            if ready is None and call.answered_ns is None and call.direction == "incoming":
+            if ready is None and call.no_recording in ("switched_off", "do_not_record"):
+                reason = call.no_recording
+            elif ready is None and call.answered_ns is None and call.direction == "incoming":
                 reason = "not_answered"
             found = CallLeftOpen(
                 at_ns=self._now(),

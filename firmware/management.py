@@ -94,7 +94,7 @@ class Management:
             self._hands.switch(False)
             self._hands.mute(Mute(from_ns=0, at_ns=self._now_ns))
         paused, now = (self._store.note("recording") or {}).get("paused"), self._store.read_clock()
-        if self.enabled and paused and now.state != "unsynced":
+        if self.enabled and paused:  # an unset clock is at the last time written: no pause ends too early
             left_ns = round(datetime.fromisoformat(paused["until"]).timestamp() * _S) - now.wall_ns
             if 0 < left_ns < 7200 * _S:
                 self._pause(paused["by"], left_ns, write=False)
@@ -141,6 +141,7 @@ class Management:
         now = self._store.read_clock()
         if self.paused and now.mono_ns >= self.paused.until_ns:
             self._resume()
+        self._callbacks = tuple(each for each in self._callbacks if self._store.has(each.call_id))
         seen = self._vitals()
         before = dict(self.watch.alarms)
         raised, cleared = self.watch.check(seen, now)
@@ -234,11 +235,11 @@ class Management:
         """Recording on or off, for good. A call under way becomes silent; the next one is recorded anew, or not."""
         enabled = bool(params["enabled"])
         if enabled != self.enabled or self.paused:
-            self._written(recording={"enabled": enabled, "paused": None})
             self.enabled, self.paused = enabled, None
             self._hands.switch(enabled)
             now_ns = self._now_ns
             self._hands.mute(Mute(from_ns=None if enabled else now_ns, at_ns=now_ns))
+            self._write_recording()
         return self.recorder()
 
     def pause(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
@@ -250,16 +251,23 @@ class Management:
     def _pause(self, by: str, for_ns: int, *, write: bool = True) -> None:
         now = self._store.read_clock()
         until_ns = now.mono_ns + for_ns
-        pause = _Pause(by=by, until=now.iso(until_ns), until_ns=until_ns)
-        if write:
-            self._written(recording={"enabled": True, "paused": {"by": by, "until": pause.until}})
-        self.paused = pause
+        self.paused = _Pause(by=by, until=now.iso(until_ns), until_ns=until_ns)
         self._hands.mute(Mute(from_ns=now.mono_ns, until_ns=until_ns, at_ns=now.mono_ns))
+        if write:
+            self._write_recording()
+
+    def _write_recording(self) -> None:
+        """What was asked for is done by then, also where it cannot be written. Raises CommandError."""
+        paused = {"by": self.paused.by, "until": self.paused.until} if self.paused else None
+        try:
+            self._store.tell([], {"recording": {"enabled": self.enabled, "paused": paused}})
+        except StoreError as error:
+            raise CommandError(FAILED, f"It is done, but a restart will undo it: {error}") from error
 
     def resume(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
         if self.paused:
-            self._written(recording={"enabled": self.enabled, "paused": None})
             self._resume()
+            self._write_recording()
         return self.recorder()
 
     def _resume(self) -> None:
@@ -303,6 +311,7 @@ class Management:
         if first <= end and not self._hands.replay(asker.sink, stream, first, end):
             raise CommandError(FAILED, "Too many replays wait already; try again later.")
         gone = [] if low >= oldest else [[low, min(high, oldest - 1)]]
+        gone += self._store.gaps(stream, first, end)
         return {
             "stream": stream,
             "from_seq": first,

@@ -334,6 +334,85 @@ def test_what_a_sink_has_is_not_pending_behind_an_event_that_is_gone(tmp_path: P
     store.close()
 
 
+def test_no_sequence_is_given_twice_where_the_last_event_has_rotted(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    sinks = (Sink(name="main", consumers=("crm",)),)
+    store = CallStore(path, "s", sinks=sinks)
+    for number in (1, 2, 3):
+        store.commit(call(number), [told(number)])
+        store.mark("call", number, "accepted")
+    store.flush()  # the marks
+    store.tell([], {"recording": {"enabled": True}})
+    assert store.confirm("crm", "call", 3) == 3
+    store.close()
+    damage(path, f"{store.store_id}-call-3".encode())
+    damage(path, b'{"enabled":true}')
+    again = CallStore(path, "s", sinks=sinks)
+    again.commit(call(4), [told(4)])
+    again.tell([], {"retained": {}})
+    again.tell([], {"recording": {"enabled": False}})
+    assert [entry.body["id"] for entry in again.pending(9)] == [f"{store.store_id}-call-4"]
+    assert again.waiting()["main"] == {"waiting": 1, "parked": 0, "unconfirmed": 1}
+    assert again.gaps("call", 1, 4) == [[3, 3]]
+    again.close()
+    last = CallStore(path, "s", sinks=sinks)
+    assert (last.note("recording"), last.note("retained")) == ({"enabled": False}, {}), "no note is in another's place"
+    last.close()
+
+
+def test_an_event_that_the_disk_does_not_give_now_still_waits(tmp_path: Path, mocker: MockerFixture) -> None:
+    store = CallStore(tmp_path / "store", "s")
+    store.commit(call(1), [told(1)] * 3)
+    mocker.patch("firmware.records.log.os.pread", side_effect=OSError(errno.EIO, "Input/output error"))
+    assert store.pending(9) == []
+    mocker.stopall()
+    assert [e.sequence for e in store.pending(9)] == [1, 2, 3]
+    store.close()
+
+
+def test_the_space_of_old_events_is_freed_while_the_unit_runs(tmp_path: Path, mocker: MockerFixture) -> None:
+    for name, size in (("SEGMENT_BYTES", 40_000), ("_AHEAD_BYTES", 8192), ("_ZEROS", bytes(8192))):
+        mocker.patch(f"firmware.records.log.{name}", size)
+    mocker.patch("firmware.records.store._ALWAYS_KEPT", 10)
+    clock = Clock(wall_ns=WALL_NS + 330 * DAY_NS)  # the day of the events
+    store = CallStore(tmp_path / "store", "s", read_clock=clock)
+    for number in range(1, 300):
+        store.commit(call(1, rings=number), [told(1)])
+        store.mark("call", number, "accepted")
+        store.upkeep()
+    clock.passes(30 * DAY_NS)
+    for _ in range(200):
+        store.flush()
+        store.upkeep()
+    assert store.kept("call") == (290, 299)
+    assert sum(segment.path.stat().st_size for segment in segments(tmp_path / "store")) < 150_000
+    store.close()
+
+
+def test_events_of_an_unset_clock_do_not_stay_for_ever(tmp_path: Path, mocker: MockerFixture) -> None:
+    mocker.patch("firmware.records.store._ALWAYS_KEPT", 5)
+    mocker.patch("firmware.records.store._LOOKED_AT", 7)
+    clock = Clock(wall_ns=WALL_NS + 400 * DAY_NS)
+    store = CallStore(tmp_path / "store", "s", read_clock=clock)
+    undated = replace(told(1), data={"line": 1, "clock": "unsynced"})
+    store.commit(call(1), [*[undated] * 50, *[told(1)] * 20])
+    for sequence in range(1, 71):
+        store.mark("call", sequence, "accepted")
+    store.flush()
+    assert store.kept("call") == (1, 70), "nobody knows yet how old they are"
+    for _ in range(10):
+        store.flush()
+    assert store.kept("call") == (66, 70)
+    mocker.patch("firmware.records.store._MOST_UNDATED", 8)
+    clock.state = "unsynced"
+    store.commit(call(1), [undated] * 40)
+    for sequence in range(71, 111):
+        store.mark("call", sequence, "accepted")
+    store.flush()
+    assert store.kept("call") == (98, 110), "where no clock ever tells, so many stay"
+    store.close()
+
+
 def test_an_event_that_has_rotted_holds_nothing_up(tmp_path: Path, mocker: MockerFixture) -> None:
     mocker.patch("firmware.records.store._ALWAYS_KEPT", 1)
     path = tmp_path / "store"

@@ -102,7 +102,7 @@ def _alarms(data: Path) -> Iterator[Finding]:
     except StoreError:
         return  # _store() says why
     try:
-        kept = reader.kept_note("alarms") or []
+        kept = reader.note("alarms") or []
     finally:
         reader.close()
     for alarm in (Alarm(**each) for each in kept):

@@ -34,7 +34,6 @@ from firmware.records.upkeep import export as export_store
 from firmware.records.upkeep import restore as restore_store
 from firmware.records.upkeep import verify as verify_store
 
-_ALL_DAYS = 36_500
 _REMEDY = {
     "rot": "What was in that line is lost, all else is there: put the segment back from a backup, or go on without it.",
     "missing": "Put the file back from a backup; the calls in it are not listed until then.",
@@ -214,7 +213,7 @@ def _owner(data: Path) -> Iterator[CallStore]:
         data / STORE,
         "",
         sinks=(),
-        keep_days=_ALL_DAYS,  # who must get the events is not known here: none of them goes
+        keep_days=None,  # who must get the events is not known here: none of them goes
         boot_id=boot,
         read_clock=clock.read_clock,
         key=key if key.exists() else None,

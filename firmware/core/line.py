@@ -105,6 +105,9 @@ _RELEASED_NS = 2000 * _MS
 _BUSY_CYCLES = 4
 
 
+# Why a call that is over has no recording although nothing has failed.
+_ON_PURPOSE = ("not_answered", "switched_off", "do_not_record")
+
 _Told = TypeVar("_Told", CallerIdReceived, Heard)
 
 
@@ -608,7 +611,7 @@ class Line:
         end_ns = call.ended_ns or call.opened_ns
         if recording and not told:
             events = (*events, event("recording.ready", call, end_ns, repaired=fact.repaired))
-        elif not recording and fact.no_recording != "not_answered":
+        elif not recording and fact.no_recording not in _ON_PURPOSE:
             events = (*events, event("recording.failed", call, end_ns, reason=fact.no_recording))
         self._save(call, *events)
 

@@ -30,8 +30,7 @@ class Engine:
     """post() from any thread; everything else from the thread that runs the loop.
 
     execute carries out a line's command, observe sees every input after the lines did, settled is called once all that
-    was waiting is taken; now gives monotonic ns, which is
-    virtual in stepped mode.
+    was waiting is taken; now gives monotonic ns, which is virtual in stepped mode.
     """
 
     def __init__(

@@ -156,6 +156,7 @@ class LogStorage(Storage):
         self._indexes, self._stamp = dict(indexes or {}), stamp
         self.problems: list[Problem] = []
         self._written = False
+        self._rotten: set[tuple[str, int]] = set()  # documents whose checksum failed
         self._no_hint: set[str] = set()  # segments that are not whole, and are scanned at every start
         self.last_at: Any = None  # the stamp of the last line
         self._lock: Any = None
@@ -370,6 +371,7 @@ class LogStorage(Storage):
                 return None  # removed, since this reader opened
             start, size, expected = where
         if checksum(data) != expected:
+            self._rotten.add((name, doc_id))
             self._lost(name, doc_id, start, "its checksum fails")
             return None
         return data
@@ -415,6 +417,11 @@ class LogStorage(Storage):
                     yield doc_id, doc
             else:
                 yield doc_id, loads(data) if data[0] != _SPACE else decode(data)
+
+    def is_gone(self, name: str, doc_id: int) -> bool:
+        """Whether there is no such document, or it has rotted. Not so for one that the disk does not give just now."""
+        docs = self.tables.get(name)
+        return docs is None or docs.where(doc_id) is None or (name, doc_id) in self._rotten
 
     def _lost(self, name: str, doc_id: int, start: int, why: str) -> None:
         where = f"{self._reader.segments[start >> OFFSET_BITS].path.name} at byte {start & OFFSETS}"

@@ -32,6 +32,9 @@ _NONE: Mapping[str, Any] = {}
 _MAIN = "main"
 _ALWAYS_KEPT = 1000  # events of a stream that stay for a replay, however old
 _LOOKED_AT = 500  # old events, at one flush
+_MOST_UNDATED = 20_000  # events of a stream whose age is not known
+_MOST_GAPS = 1000
+_COMPACT_NS = 86_400_000_000_000  # what has become free is looked for once a day
 _DAY_NS = 86_400_000_000_000
 _PURGE_AGAIN_NS = 3_600_000_000_000  # each try begins a new segment
 
@@ -116,6 +119,9 @@ class CallReader:
         key = text_key(text)
         return docs.find(index, key, key) if docs else []
 
+    def has(self, call_id: str) -> bool:
+        return self._doc_id(call_id) is not None
+
     def get(self, call_id: str) -> Call | None:
         doc_id = self._doc_id(call_id)
         doc = None if doc_id is None else self._call(doc_id)
@@ -185,7 +191,7 @@ class CallReader:
         calls = (self._call(doc_id) for doc_id in sorted(found))
         return [call for call in calls if call and since <= call["opened"] < until]
 
-    def kept_note(self, name: str) -> Any:
+    def note(self, name: str) -> Any:
         """What the unit has written down by this name; None if nothing was."""
         return next((doc["value"] for doc in View(self.storage, "unit").values() if doc["name"] == name), None)
 
@@ -222,8 +228,8 @@ class CallStore(CallReader):
     """The only owner of the call records and the outbox. Thread: the loop. Raises StoreError.
 
     source: what the events' CloudEvents `source` says, e.g. /tsuroku/SITE/UNIT. sinks: those who must get the events.
-    keep_days: so long an event stays for a replay when every sink has it. boot_id and read_clock: what each line's
-    time is. key: where the unit's signing key is, or is made.
+    keep_days: so long an event stays for a replay when every sink has it; None: for ever. boot_id and read_clock: what
+    each line's time is. key: where the unit's signing key is, or is made.
     """
 
     def __init__(
@@ -232,13 +238,13 @@ class CallStore(CallReader):
         source: str,
         *,
         sinks: Sequence[Sink] = (Sink(name=_MAIN),),
-        keep_days: float = 14,
+        keep_days: float | None = 14,
         boot_id: str = "",
         read_clock: Callable[[], ClockRead] = lambda: ClockRead(mono_ns=0, wall_ns=0, state="unsynced"),
         key: Path | None = None,
     ) -> None:
         self._source, self._boot_id = source, boot_id
-        self._keep_ns = round(keep_days * _DAY_NS)
+        self._keep_ns = None if keep_days is None else round(keep_days * _DAY_NS)
         self._raw_clock = read_clock
         self._shift_ns = 0  # what an unset clock is behind the last time that is written here
         make_directory(path.parent)
@@ -274,6 +280,7 @@ class CallStore(CallReader):
         if last is None or last["boot_id"] != self._boot_id:
             self._boot += 1
             changes.append(Put("boots", self._boot, {"boot_id": self._boot_id}))
+            changes.append(Put("meta", 1, meta))  # in more than one line: without it the store has another id
         self._last: dict[Stream, int] = {}
         for stream in STREAMS:
             docs = storage.tables.get(f"events.{stream}")
@@ -296,11 +303,18 @@ class CallStore(CallReader):
         self._acks: dict[str, dict[Stream, int]] = {
             doc["consumer"]: doc["streams"] for doc in View(storage, "acks").values()
         }
+        for stream in STREAMS:  # the last events can have rotted: no number is given twice
+            cursors = [own[stream] for own in self._cursors.values() if stream in own]
+            known = [max([c.done, *c.settled, *c.parked]) for c in cursors]
+            known += [acked.get(stream, 0) for acked in self._acks.values()]
+            self._last[stream] = max([self._last[stream], self._begins.get(stream, 1) - 1, *known])
         self._notes = {doc["name"]: (n, doc["value"]) for n, doc in View(storage, "unit").documents()}
         self._purging: Iterator[int] | None = None
         self._purge_from_ns = 0
         self._to_purge = True  # tombstones are looked through at the start, and when there are new ones
-        self._compacted = 0  # segments up to this one were looked at since the start
+        self._compacted = 0  # segments up to this one were looked at in this pass
+        self._passed_ns = 0
+        self._looked: dict[Stream, int] = {}  # by stream, how far the age of events is known
         self._open_ids: dict[str, int] = {}  # calls that may still change
         self._signer = self._signer_of(key)
         self._signed_ns = 0
@@ -377,7 +391,8 @@ class CallStore(CallReader):
             sequence = last[event.stream]
             changes.append(Put(f"events.{event.stream}", sequence, self._body(event, sequence)))
         for name, value in notes.items():
-            number = written[name][0] if name in written else len(written) + 1
+            numbers = [number for number, _ in written.values()]
+            number = written[name][0] if name in written else max([*numbers, *self._numbers("unit")], default=0) + 1
             written[name] = number, value
             changes.append(Put("unit", number, {"name": name, "value": value}))
         if sign:
@@ -445,21 +460,33 @@ class CallStore(CallReader):
         ]
         oldest = kept_from = self._oldest(stream)
         end = min([*done, self._last[stream] - _ALWAYS_KEPT]) + 1
-        now = self.read_clock()
-        if now.state == "unsynced" or end <= oldest:
+        if self._keep_ns is None or end <= oldest:
             return oldest
+        kept_from = max(oldest, end - _MOST_UNDATED)  # where no clock ever tells how old they are
+        now = self.read_clock()
+        if now.state == "unsynced":
+            return kept_from
         limit = now.iso(now.mono_ns - self._keep_ns)
-        for sequence in range(oldest, min(end, oldest + _LOOKED_AT)):
+        looked = max(oldest, self._looked.get(stream, 0))
+        for sequence in range(looked, min(end, looked + _LOOKED_AT)):
             event = self.storage.doc(f"events.{stream}", sequence)
+            looked = sequence + 1
             if event is None:
-                kept_from = sequence + 1
-            elif event["data"].get("clock") == "unsynced":
+                kept_from = looked if kept_from == sequence else kept_from
+                continue
+            if event["data"].get("clock") == "unsynced":
                 continue  # as old as the next one that can tell
-            elif event["time"] >= limit:
+            if event["time"] >= limit:
+                looked = sequence
                 break
-            else:
-                kept_from = sequence + 1
+            kept_from = max(kept_from, looked)
+        self._looked[stream] = looked
         return kept_from
+
+    def _numbers(self, table: str) -> list[int]:
+        """The highest number that a table has given."""
+        docs = self.storage.tables.get(table)
+        return [docs.last_id] if docs else []
 
     # -- what must stay, and what must go
 
@@ -568,10 +595,12 @@ class CallStore(CallReader):
                 self._purging, self._to_purge, self._purge_from_ns = None, True, now_ns + _PURGE_AGAIN_NS
                 raise
             return
-        compacted = next((s for s in self.storage.sealed() if s.generation == 0 and s.number > self._compacted), None)
+        compacted = next((s for s in self.storage.sealed() if s.number > self._compacted), None)
         if compacted:
             self._compacted = compacted.number
             self.storage.compact(compacted)
+        elif now_ns - self._passed_ns > _COMPACT_NS:
+            self._compacted, self._passed_ns = 0, now_ns
 
     def anchor(self, read: ClockRead) -> None:
         """The clock has been set: from now on the times of this boot's calls are told by it. Once a boot is enough."""
@@ -617,8 +646,7 @@ class CallStore(CallReader):
                 for sequence in wanted:
                     if sequence in bodies:
                         entries.append(OutboxEntry(stream=stream, sequence=sequence, body=bodies[sequence]))
-                    else:
-                        # It can no longer be read (the store's problems say so), or was erased.
+                    elif self.storage.is_gone(f"events.{stream}", sequence):  # has rotted, or was erased
                         cursor.settle(sequence)
                         self._dirty = True
         return entries
@@ -648,6 +676,17 @@ class CallStore(CallReader):
     def kept(self, stream: Stream) -> tuple[int, int]:
         """The oldest event of this store's id that is still here (last + 1 where none is), and the last."""
         return max(self._oldest(stream), self._begins.get(stream, 1)), self._last[stream]
+
+    def gaps(self, stream: Stream, low: int, high: int) -> list[list[int]]:
+        """The events between two of a stream that are gone (erased, rotten), as [first, last]; the first thousand."""
+        found: list[list[int]] = []
+        for sequence in range(low, high + 1):
+            if self.storage.is_gone(f"events.{stream}", sequence):
+                if found and found[-1][1] == sequence - 1:
+                    found[-1][1] = sequence
+                elif len(found) < _MOST_GAPS:
+                    found.append([sequence, sequence])
+        return found
 
     def confirm(self, consumer: str, stream: Stream, sequence: int) -> int:
         """A consumer has every event of a stream up to this one. Returns the last that it has confirmed.

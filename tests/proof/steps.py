@@ -37,7 +37,7 @@ from drivers.signals import (
 )
 from firmware.core.call import Call, ClockRead
 from firmware.core.explain import accounts, sentences, step_to_dict, verdict
-from firmware.core.facts import CallLeftOpen, Input, RecordingFailed
+from firmware.core.facts import CallLeftOpen, Input, RecordingFailed, RecordingSwitched
 from firmware.core.line import Command, Line, SaveCall, ShowLine, StartRecording, State, StopRecording
 from firmware.engine.journal import Journal, JournalledReads, steps
 from firmware.engine.loop import Engine
@@ -213,7 +213,7 @@ class _Block:
     def _any_signal(self) -> Any:
         dice = self.dice
         yes = dice.random() < 0.5
-        match dice.randrange(14):
+        match dice.randrange(15):
             case 0:
                 return _loop(yes)
             case 1:
@@ -241,6 +241,8 @@ class _Block:
                 if yes:
                     return DeviceLost(at_ns=0, device=device, line=1, reason="Unplugged; plug it in.")
                 return DeviceReady(at_ns=0, device=device, line=1, detail="here")
+            case 13:
+                return RecordingSwitched(at_ns=0, line=1, enabled=yes)
             case _:
                 call_id = self._recording if yes and self._recording else "nobody's"
                 return RecordingFailed(at_ns=0, line=1, call_id=call_id, reason="The disk is full; free some space.")
