@@ -6,14 +6,12 @@ import itertools
 import json
 import logging
 import os
-import secrets
 import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 from drivers.codec import Codec
@@ -50,6 +48,7 @@ from firmware.core.line import (
 from firmware.core.outbox import Event, Sink, Stream
 from firmware.delivery import discovery
 from firmware.delivery.courier import Courier
+from firmware.delivery.keys import HmacKey
 from firmware.delivery.mqtt import MqttPublisher
 from firmware.engine.journal import Journal, JournalledReads
 from firmware.engine.loop import Engine
@@ -187,10 +186,8 @@ class Unit:
         except StoreError as error:  # it is written with the next one
             log.error("event=note_not_written name=%s reason=%s", name, error)
 
-    def _hmac_key(self, sink: BrokerSettings | WebhookSettings) -> bytes:
-        if sink.privacy != "hmac":
-            return b""
-        return secret(sink.hmac_key_file or self.settings.unit.data_dir / HMAC_KEY_FILE)
+    def _hmac_key(self, sink: BrokerSettings | WebhookSettings) -> HmacKey:
+        return HmacKey(sink.name, sink.hmac_key_file, self.settings.unit.data_dir / HMAC_KEY_FILE)
 
     @property
     def _deliverers(self) -> list[MqttPublisher | Courier[Any]]:
@@ -438,7 +435,8 @@ class Unit:
         return self._connected & self.publishers.keys()
 
     def faults(self) -> dict[str, str]:
-        return {what: wrong for what, wrong in self._health.items() if wrong and what.split("/")[0] not in _SINKS}
+        found = {what: wrong for what, wrong in self._health.items() if wrong and what.split("/")[0] not in _SINKS}
+        return found | ({"store/1": self._store_fault} if self._store_fault else {})
 
     def _received(self, message: MessageReceived) -> None:
         if message.topic.endswith("/status"):
@@ -451,8 +449,13 @@ class Unit:
     # -- what is shown
 
     def show(self, topic: str, payload: dict[str, Any]) -> None:
-        for publisher in self.publishers.values():
-            publisher.show(topic, payload)
+        for name, publisher in self.publishers.items():
+            if "streams" in payload:  # those that this broker gets
+                own = self.store.streams_of(name)
+                streams = {stream: kept for stream, kept in payload["streams"].items() if stream in own}
+                publisher.show(topic, {**payload, "streams": streams})
+            else:
+                publisher.show(topic, payload)
 
     def _show_all(self) -> None:
         self.show("info", self.info())
@@ -523,7 +526,7 @@ class Unit:
         free_mb = disk_free_mb(self.settings.unit.data_dir)
         return {
             **self.management.recorder(),
-            "recording": any(s.state in _UP for s in self._shown.values()),
+            "recording": self._records,
             "disk_free_mb": free_mb and free_mb // 100 * 100,  # else it would be told anew with every MB
             "unsaved": len(self._unsaved),
             "faults": self._faults,
@@ -534,14 +537,20 @@ class Unit:
         if self.panel:
             self.panel.show(self._panel_state())
 
+    @property
+    def _records(self) -> bool:
+        """What is said now goes into a file."""
+        on = self.management.enabled and self.management.paused is None
+        return on and any(shown.state in _UP for shown in self._shown.values())
+
     def _panel_state(self) -> PanelState:
         if self._identify_until_ns:
             return "identify"
         states = {shown.state for shown in self._shown.values()}
         deaf = {f"codec/{number}" for number, shown in self._shown.items() if shown.state in _UP} & set(self._faults)
-        if states & _UP and not deaf and not self._store_fault:
+        if self._records and not deaf and not self._store_fault:
             return "recording"
-        if self._faults or self._store_fault or State.LINE_CUT in states:
+        if self._faults or State.LINE_CUT in states:
             return "fault"
         if states & {State.RINGING, State.CID_HANDSHAKE}:
             return "ringing"
@@ -565,18 +574,6 @@ def _summary(call: Call) -> dict[str, Any]:
         "duration_s": call.duration_s,
         "recorded": call.recording is not None,
     }
-
-
-def secret(path: Path) -> bytes:
-    """The secret in a file; made, for the owner's eyes only, where there is none. Raises OSError."""
-    try:
-        return path.read_bytes().strip()
-    except FileNotFoundError:
-        made = secrets.token_hex(32).encode()
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(made + b"\n")
-        return made
 
 
 def _sinks(settings: Settings) -> list[Sink]:

@@ -11,6 +11,7 @@ import heapq
 import itertools
 import json
 import random
+import resource
 import threading
 import time
 from collections import defaultdict
@@ -31,6 +32,7 @@ from hw import board
 
 SITE = "fleet"
 _TURN_S = 0.02
+_FILES_A_UNIT = 16
 _RATE_HZ, _RING_S = 8000, 20.0
 
 
@@ -129,6 +131,17 @@ class Fleet:
         got = self._receiver.sequences
         told = {unit.settings.unit.unit: unit.store.kept("call")[1] for unit in self.units}
         return {name: last - len(got[name]) for name, last in told.items() if last > len(got[name])}
+
+
+def allow_files(units: int) -> None:
+    """Let this process, and a broker that it starts, hold so many units' files and connections. Raises ValueError."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = units * _FILES_A_UNIT + 256
+    if soft >= wanted or soft == resource.RLIM_INFINITY:
+        return
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise ValueError(f"needs {wanted} open files, the system allows {hard}; raise `ulimit -n`.")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _settings(number: int, broker: BrokerSettings, directory: Path) -> Settings:

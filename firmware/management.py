@@ -79,6 +79,7 @@ class Management:
         self.enabled = bool((store.note("recording") or {"enabled": True})["enabled"])
         self.paused: _Pause | None = None
         self._health_ns = 0
+        self._untold: list[Event] = []  # of alarms, that the disk has not taken yet
         self._commands = Commands(_methods(self))
 
     def start(self) -> None:
@@ -143,23 +144,19 @@ class Management:
             self._resume()
         self._callbacks = tuple(each for each in self._callbacks if self._store.has(each.call_id))
         seen = self._vitals()
-        before = dict(self.watch.alarms)
         raised, cleared = self.watch.check(seen, now)
-        if raised or cleared:
-            events = [alarms.event("raised", each, words.alarm(each), now) for each in raised]
-            events += [alarms.event("cleared", each, words.alarm(each), now) for each in cleared]
-            try:
-                self._store.tell(events, {"alarms": self.watch.to_kept()})
-            except StoreError:
-                self.watch.alarms = before
-                raise
-            for each in raised:
-                log.warning("event=alarm_raised alarm=%s", each.name)
-            for each in cleared:
-                log.info("event=alarm_cleared alarm=%s", each.name)
+        for each in raised:
+            log.warning("event=alarm_raised alarm=%s", each.name)
+            self._untold.append(alarms.event("raised", each, words.alarm(each), now))
+        for each in cleared:
+            log.info("event=alarm_cleared alarm=%s", each.name)
+            self._untold.append(alarms.event("cleared", each, words.alarm(each), now))
         if raised or cleared or now.mono_ns - self._health_ns >= _HEALTH_S * _S:
             self._health_ns = now.mono_ns
-            self._hands.show("state/health", self.health(seen))
+            self._hands.show("state/health", self.health(seen))  # first: what is wrong may be the disk
+        if self._untold:
+            self._store.tell(self._untold, {"alarms": self.watch.to_kept()})
+            self._untold = []
 
     def _vitals(self) -> Vitals:
         patient = self._hands.patient()
@@ -184,7 +181,10 @@ class Management:
             "temperature_c": seen.temperature_c,
             "under_voltage": seen.under_voltage,
             "disk_free_mb": seen.disk_free_mb,
-            "outboxes": {name: dict(counts) for name, counts in seen.outboxes.items()},
+            "outboxes": {
+                name: {what: counts[what] for what in ("waiting", "parked", "unconfirmed")}
+                for name, counts in seen.outboxes.items()
+            },
             "alarms": [
                 {"alarm": each.name, "since": each.since, "severity": each.severity, "acknowledged": each.acknowledged}
                 for each in self.watch.alarms.values()
@@ -245,30 +245,32 @@ class Management:
     def pause(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
         if not self.enabled:
             raise CommandError(FAILED, "Recording is switched off; nothing is to be paused.")
-        self._pause(asker.src, params["seconds"] * _S)
-        return self.recorder()
+        if self.paused is None or self._now_ns + params["seconds"] * _S > self.paused.until_ns:  # the latest end counts
+            lasting = self._pause(asker.src, params["seconds"] * _S)
+            return {**self.recorder(), "lasting": lasting}
+        return {**self.recorder(), "lasting": True}
 
-    def _pause(self, by: str, for_ns: int, *, write: bool = True) -> None:
+    def _pause(self, by: str, for_ns: int, *, write: bool = True) -> bool:
         now = self._store.read_clock()
         until_ns = now.mono_ns + for_ns
         self.paused = _Pause(by=by, until=now.iso(until_ns), until_ns=until_ns)
         self._hands.mute(Mute(from_ns=now.mono_ns, until_ns=until_ns, at_ns=now.mono_ns))
-        if write:
-            self._write_recording()
+        return self._write_recording() if write else True
 
-    def _write_recording(self) -> None:
-        """What was asked for is done by then, also where it cannot be written. Raises CommandError."""
+    def _write_recording(self) -> bool:
+        """What was asked for is done by then. False: it could not be written, and a restart will undo it."""
         paused = {"by": self.paused.by, "until": self.paused.until} if self.paused else None
         try:
             self._store.tell([], {"recording": {"enabled": self.enabled, "paused": paused}})
         except StoreError as error:
-            raise CommandError(FAILED, f"It is done, but a restart will undo it: {error}") from error
+            log.error("event=switch_not_written reason=%s", error)
+            return False
+        return True
 
     def resume(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
         if self.paused:
             self._resume()
-            self._write_recording()
-        return self.recorder()
+        return {**self.recorder(), "lasting": self._write_recording()}
 
     def _resume(self) -> None:
         self.paused = None
@@ -323,7 +325,9 @@ class Management:
 
     def ack(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
         try:
-            seq = self._store.confirm(params["consumer"], params["stream"], params["seq"])
+            if params["consumer"] != asker.src:
+                raise CommandError(INVALID_PARAMS, "consumer must be who asks: the same as src.")
+            seq = self._store.confirm(asker.sink, params["consumer"], params["stream"], params["seq"])
         except StoreError as error:
             raise CommandError(FAILED, str(error)) from error
         return {"consumer": params["consumer"], "stream": params["stream"], "seq": seq}
@@ -354,9 +358,11 @@ class Management:
         now, faults = self._store.read_clock(), self._hands.faults()
         result = {"passed": not faults, "faults": faults, "health": self.health()}
         data = {"passed": not faults, "faults": faults, "by": asker.src, "clock": now.state}
-        self._written(
-            [Event(stream="system", type="selftest.done", subject="selftest", time=now.iso(now.mono_ns), data=data)]
-        )
+        time = now.iso(now.mono_ns)
+        try:
+            self._store.tell([Event(stream="system", type="selftest.done", subject="selftest", time=time, data=data)])
+        except StoreError as error:
+            log.error("event=selftest_not_written reason=%s", error)
         return result
 
     def identify(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
@@ -381,7 +387,8 @@ def public_settings(settings: Settings) -> dict[str, Any]:
 
 
 def settings_hash(settings: Settings) -> str:
-    text = json.dumps(dataclasses.asdict(settings), default=str, sort_keys=True)
+    # Of what everybody may see: a number in it could be found by trying all of them.
+    text = json.dumps(public_settings(settings), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -414,18 +421,24 @@ def _methods(of: Management) -> dict[str, Method]:
         name: Method(do=doers[name], check=_checker(told["params"]), changes=told["changes"])
         for name, told in contract().items()
     }
-    return methods | {"recording.switch": Method(do=of.switch, check=lambda params: None, changes=True)}
+    return methods | {"recording.switch": Method(do=of.switch, check=dict, changes=True)}
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _checker(schema: dict[str, Any]) -> Any:
     """Raises ValueError (of fastjsonschema) with a sentence. Compiled when it is first needed."""
     compiled: list[Any] = []
 
-    def check(params: Mapping[str, Any]) -> None:
+    def check(params: Mapping[str, Any]) -> dict[str, Any]:
         if not compiled:
             compiled.append(fastjsonschema.compile(schema))
         try:
             compiled[0](dict(params))
+            # JSON knows one kind of number, and JSON Schema takes 60.0 for an integer.
+            return {name: _whole(value) for name, value in params.items()}
         except fastjsonschema.JsonSchemaException as error:
             raise ValueError(str(error).replace("data.", "params.").replace("data ", "params ")) from error
 

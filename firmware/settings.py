@@ -191,7 +191,7 @@ def _check(settings: Settings, name: str) -> None:
                 "use 1 to 32 of a-z, 0-9, - and _, beginning with a letter or digit."
             )
     for section, value in (("unit] site", settings.unit.site), ("unit] unit", settings.unit.unit)):
-        if re.search(r"\d{7}", value):
+        if len(re.findall("[0-9]", value)) >= 7:
             raise SettingsError(f"{name}: [{section} = {value!r} looks like a phone number; topics never hold one.")
     numbers = [line.number for line in settings.line]
     if numbers != list(range(1, len(numbers) + 1)):
@@ -234,6 +234,12 @@ def _check(settings: Settings, name: str) -> None:
     for notify in settings.notify:
         if wrong := _wrong_notify(notify):
             raise SettingsError(f"{name}: [[notify]] {notify.name}: {wrong}")
+    places = [(broker.host, broker.port, broker.prefix) for broker in settings.broker]
+    if len(set(places)) < len(places):
+        raise SettingsError(f"{name}: [[broker]]: two of them are one: same host, port and prefix; keep one section.")
+    consumers = [each for broker in settings.broker for each in broker.consumers]
+    if len(set(consumers)) < len(consumers):
+        raise SettingsError(f"{name}: [[broker]] consumers: a name stands twice; give each consumer one of its own.")
     for broker in settings.broker:
         if wrong := next((each for each in broker.consumers if not _NAME.fullmatch(each)), None):
             raise SettingsError(

@@ -100,7 +100,10 @@ class Receiver:
         if papers:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(papers / "broker.pem", papers / "broker.key")
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            # The handshake belongs to the connection's own thread, which closes it when it fails.
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self.port: int = self._server.server_address[1]
         self.url = f"http{'s' if papers else ''}://127.0.0.1:{self.port}/hook"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)

@@ -70,7 +70,11 @@ class Shop:
         ({"clock": "unsynced"}, "clock", 600),
         ({"faults": {"codec/1": "It was unplugged; plug it in again."}}, "codec/1", 30),
         ({"faults": {"store/1": "A line has rotted."}}, "store", 0),
-        ({"outboxes": {"main": {"waiting": 0, "parked": 2, "unconfirmed": 0}}}, "parked/main", 0),
+        (
+            {"outboxes": {"main": {"waiting": 0, "parked": 2, "unconfirmed": 0, "done": 9, "confirmed": 9}}},
+            "parked/main",
+            0,
+        ),
     ],
 )
 def test_what_is_measured_is_told_once_and_cleared_once(bad: dict[str, Any], name: str, patience_s: int) -> None:
@@ -83,7 +87,11 @@ def test_what_is_measured_is_told_once_and_cleared_once(bad: dict[str, Any], nam
         assert shop.check(wrong, patience_s - 1) == []
     assert shop.check(wrong) == [f"+{name}"]
     assert [shop.check(wrong) for _ in range(100)] == [[]] * 100
-    assert shop.check(WELL) == [f"-{name}"]
+    away_s = {"codec/1": 300, "under_voltage": 300, "temperature": 300}.get(name, 0)
+    if away_s:
+        assert shop.check(WELL) == [] and shop.check(WELL, away_s - 10) == []
+        assert shop.check(wrong) == [] and shop.check(WELL, 3600) == [], "a plug that wobbles is one alarm"
+    assert shop.check(WELL, away_s) == [f"-{name}"]
     assert shop.watch.alarms == {}
 
 
@@ -109,7 +117,7 @@ def test_line_cut_and_handset_beside_the_phone() -> None:
     shop.shows("line_cut")
     assert shop.check() == [] and shop.check(after_s=60) == ["+line_cut/1"]
     shop.shows("idle")
-    assert shop.check() == ["-line_cut/1"]
+    assert shop.check() == [] and shop.check(after_s=60) == ["-line_cut/1"]
     shop.shows("held_open")
     assert shop.check() == ["+off_hook/1"]
     shop.shows("idle")
@@ -197,15 +205,25 @@ def test_one_number_calls_again_and_again() -> None:
 def test_an_outbox_that_gets_nowhere() -> None:
     shop = Shop()
 
-    def waits(count: int) -> Vitals:
-        return replace(WELL, outboxes={"main": {"waiting": count, "parked": 0, "unconfirmed": 0}})
+    def waits(count: int, done: int = 7) -> Vitals:
+        counts = {"waiting": count, "parked": 0, "unconfirmed": 0, "done": done, "confirmed": done}
+        return replace(WELL, outboxes={"main": counts})
 
     assert shop.check(waits(3)) == [] and shop.check(waits(4), 3500) == []
-    assert shop.check(waits(3), 200) == [], "it has moved"
-    assert shop.check(waits(9), 3601) == ["+outbox/main"]
-    assert shop.check(waits(10)) == []
-    assert shop.check(waits(9)) == ["-outbox/main"], "it moves again"
-    assert shop.check(waits(0)) == []
+    assert shop.check(waits(4, 8), 200) == [], "it has moved"
+    assert shop.check(waits(9, 8), 3500) == []
+    assert shop.check(waits(2, 8), 200) == ["+outbox/main"], "others get through, and the oldest waits"
+    assert shop.check(waits(10, 8)) == []
+    assert shop.check(waits(9, 9)) == ["-outbox/main"], "it moves again"
+    assert shop.check(waits(0, 18)) == []
+
+
+def test_a_clock_that_is_set_tells_of_no_silent_years() -> None:
+    shop = Shop(line_silent_days=3)
+    shop.check()
+    mono = shop.now().mono_ns
+    late = ClockRead(mono_ns=mono + 5 * S, wall_ns=round(shop.now_s * S) + 700 * DAY_S * S, state="ntp")
+    assert shop.watch.check(WELL, late) == ([], [])
 
 
 def test_alarms_outlive_a_restart_and_are_not_told_again() -> None:

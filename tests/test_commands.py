@@ -26,10 +26,10 @@ class Unit:
         self.done: list[tuple[str, Mapping[str, Any], Asker]] = []
         self.commands = Commands(
             {
-                "device.info": Method(do=self._did("info"), check=lambda params: None, changes=False),
+                "device.info": Method(do=self._did("info"), check=dict, changes=False),
                 "recording.pause": Method(do=self._did("pause"), check=_seconds, changes=True),
-                "recording.protect": Method(do=_fails, check=lambda params: None, changes=True),
-                "recording.switch": Method(do=self._did("switch"), check=lambda params: None, changes=True),
+                "recording.protect": Method(do=_fails, check=dict, changes=True),
+                "recording.switch": Method(do=self._did("switch"), check=dict, changes=True),
             }
         )
 
@@ -56,9 +56,10 @@ class Unit:
         )
 
 
-def _seconds(params: Mapping[str, Any]) -> None:
+def _seconds(params: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(params.get("seconds"), int):
         raise ValueError("params.seconds must be integer")
+    return params
 
 
 def _fails(params: Mapping[str, Any], asker: Asker) -> None:
@@ -126,6 +127,7 @@ def test_a_wrong_request_is_told_why_and_changes_nothing(message: dict[str, Any]
         (request("device.info", src="a/b"), "no_src"),
         (request("device.info", src="+"), "no_src"),
         (request("device.info", src="0300001234"), "no_src"),
+        (request("device.info", src="090-0000-5678"), "no_src"),
         (request("device.info", src="x" * 33), "no_src"),
     ],
 )
@@ -161,9 +163,12 @@ def test_while_the_clock_is_unset_only_what_is_harmless_is_done() -> None:
 def test_a_repeated_id_gets_the_same_answer_and_is_done_once() -> None:
     unit = Unit()
     first = unit.take(request("recording.pause", {"seconds": 5}))
-    again = unit.take(request("recording.pause", {"seconds": 9}), at_ns=599_000_000_000)
+    again = unit.take(request("recording.pause", {"seconds": 5}), at_ns=599_000_000_000)
     assert (again.refused, again.answer, again.changed) == ("repeated", first.answer, False)
     assert len(unit.done) == 1
+    reused = unit.take(request("recording.pause", {"seconds": 9}))
+    assert (reused.refused, len(unit.done)) == ("id_reused", 1)
+    assert unit.take(request("device.info")).refused == "id_reused"
     others = [request("device.info", src="pos"), request("device.info", id="1"), request("device.info", id=2)]
     for other in others:
         assert unit.take(other).refused is None
@@ -185,6 +190,22 @@ def test_the_switch_is_on_or_off_and_nothing_else() -> None:
     for payload, enabled in ((b"OFF", False), (b"ON", True)):
         assert unit.take(payload, topic="set/recording").refused is None
         assert unit.done[-1][:2] == ("switch", {"enabled": enabled})
+
+
+def test_a_fault_of_the_unit_is_told_and_stops_nothing() -> None:
+    unit = Unit()
+
+    def fails(params: Mapping[str, Any], asker: Asker) -> None:
+        raise TypeError("integer expected")
+
+    commands = Commands({"device.info": Method(do=fails, check=dict, changes=False)})
+    judged = commands.take(
+        MessageReceived(
+            at_ns=0, sink="main", topic="rpc/req", payload=json.dumps(request("device.info")).encode(), retained=False
+        ),
+        SET,
+    )
+    assert judged.answer is not None and judged.answer["error"]["code"] == -32603 and not unit.done
 
 
 def test_memory_of_what_was_answered_is_bounded() -> None:

@@ -343,7 +343,7 @@ def test_no_sequence_is_given_twice_where_the_last_event_has_rotted(tmp_path: Pa
         store.mark("call", number, "accepted")
     store.flush()  # the marks
     store.tell([], {"recording": {"enabled": True}})
-    assert store.confirm("crm", "call", 3) == 3
+    assert store.confirm("main", "crm", "call", 3) == 3
     store.close()
     damage(path, f"{store.store_id}-call-3".encode())
     damage(path, b'{"enabled":true}')
@@ -352,7 +352,7 @@ def test_no_sequence_is_given_twice_where_the_last_event_has_rotted(tmp_path: Pa
     again.tell([], {"retained": {}})
     again.tell([], {"recording": {"enabled": False}})
     assert [entry.body["id"] for entry in again.pending(9)] == [f"{store.store_id}-call-4"]
-    assert again.waiting()["main"] == {"waiting": 1, "parked": 0, "unconfirmed": 1}
+    assert again.waiting()["main"] == {"waiting": 1, "parked": 0, "unconfirmed": 1, "done": 3, "confirmed": 3}
     assert again.gaps("call", 1, 4) == [[3, 3]]
     again.close()
     last = CallStore(path, "s", sinks=sinks)

@@ -18,6 +18,8 @@ import json
 import logging
 import sqlite3
 import ssl
+import sys
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -49,6 +51,9 @@ class Consumer:
         self.branch, self.name, self.confirm = branch.rstrip("/"), name, confirm
         self.database = sqlite3.connect(database, check_same_thread=False)
         self.database.executescript("pragma journal_mode = wal; pragma synchronous = full;" + TABLES)
+        self.failed = threading.Event()
+        self.refused = set[str]()  # streams that the unit does not publish here
+        self.requests = dict[str, str]()  # by id of a request that is not answered yet: its stream
         self.store: str | None = None  # whose sequences these are
         self.last: dict[str, int] = {}  # by stream, as state/recorder tells
         self.asked: dict[str, float] = {}  # by stream, when a gap was last asked for
@@ -82,19 +87,30 @@ class Consumer:
         topics = ("event/#", "state/recorder", f"rpc/res/{self.name}")
         client.subscribe([(f"{self.branch}/{topic}", 1) for topic in topics])
         self.asked.clear()
+        self.refused.clear()
+        self.requests.clear()
 
     def on_message(self, client: mqtt.Client, userdata: object, message: mqtt.MQTTMessage) -> None:
         topic = message.topic.removeprefix(self.branch + "/")
         try:
             body = json.loads(message.payload)
+        except ValueError:
+            log.error("%s is not as the contract says", message.topic)
+            client.ack(message.mid, message.qos)
+            return
+        try:
             if topic.startswith("event/"):
                 self.take(topic.removeprefix("event/"), body)
             elif topic == "state/recorder":
                 self.take_state(body)
             else:
                 self.take_answer(body)
-        except (ValueError, LookupError, TypeError) as error:
-            log.error("%s is not as the contract says: %r", message.topic, error)
+        except Exception:
+            # It is not acknowledged, and not in the database: it comes again when this consumer is started again.
+            log.exception("%s could not be taken; the consumer ends", message.topic)
+            self.failed.set()
+            client.disconnect()
+            return
         client.ack(message.mid, message.qos)  # only now may the broker forget it
 
     def take(self, stream: str, event: dict[str, Any]) -> None:
@@ -103,12 +119,12 @@ class Consumer:
         row = (store, stream, sequence, event["id"], event["type"], event["subject"], event["time"], json.dumps(event))
         with self.database:
             new = self.database.execute("insert or ignore into event values (?, ?, ?, ?, ?, ?, ?, ?)", row).rowcount
-        if new:
-            self.on_event(event)
+            if new:
+                self.on_event(event)
         self.look(stream)
 
     def on_event(self, event: dict[str, Any]) -> None:
-        """What your own system does with a new event. Here: it is shown."""
+        """What your own system does with a new event; what it raises takes the event back. Here: it is shown."""
         log.info("%s %s %s", event["time"], event["type"], event["subject"])
 
     def take_state(self, state: dict[str, Any]) -> None:
@@ -121,8 +137,11 @@ class Consumer:
     def take_answer(self, answer: dict[str, Any]) -> None:
         """Of events.replay: what is gone for ever is no gap any more."""
         result = answer.get("result", {})
+        stream = self.requests.pop(str(answer["id"]), None)
         if "error" in answer:
             log.warning("the unit refuses: %s", answer["error"]["message"])
+            if stream and answer["error"]["code"] == -32602:
+                self.refused.add(stream)  # until the next connection
         if result.get("gone") and self.store:
             with self.database:
                 self.database.executemany(
@@ -135,7 +154,7 @@ class Consumer:
 
     def look(self, stream: str) -> None:
         """Ask for the first gap; confirm what is before it."""
-        if self.store is None:
+        if self.store is None or stream in self.refused:
             return
         done = self.whole(stream)
         now = time.monotonic()
@@ -179,9 +198,11 @@ class Consumer:
         return None if row is None else row[0]
 
     def ask(self, method: str, params: dict[str, Any]) -> None:
+        id_ = str(uuid.uuid4())
+        self.requests[id_] = params["stream"]
         request = {
             "jsonrpc": "2.0",
-            "id": str(uuid.uuid4()),
+            "id": id_,
             "src": self.name,
             "method": method,
             "params": params,
@@ -190,7 +211,7 @@ class Consumer:
         self.client.publish(f"{self.branch}/rpc/req", json.dumps(request), qos=1)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description="Keep every event of one Tsuroku unit in an SQLite file.")
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, default=8883)
@@ -213,12 +234,12 @@ def main() -> None:
         consumer.client.tls_set_context(ssl.create_default_context())
     consumer.connect(args.host, args.port)
     with contextlib.suppress(KeyboardInterrupt):
-        while True:
-            time.sleep(PATIENCE_S)
+        while not consumer.failed.wait(PATIENCE_S):
             for stream in list(consumer.last):
                 consumer.look(stream)  # what was asked for and has not come is asked for again
     consumer.close()
+    return int(consumer.failed.is_set())
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,11 +17,10 @@ from drivers.virtual.broker import BrokerUnavailable, VirtualBroker
 from firmware import settings
 from firmware.cli.main import InputError, json_line
 from firmware.cli.show import terminal
-from firmware.fleet import Count, Fleet
+from firmware.fleet import Count, Fleet, allow_files
 from firmware.settings import BrokerSettings
 
 _PATIENCE_S = 120.0  # without a single arrival
-_FILES_A_UNIT = 16
 
 
 def simulate_units(args: argparse.Namespace) -> int:
@@ -30,7 +28,10 @@ def simulate_units(args: argparse.Namespace) -> int:
         raise InputError("--units: plays no scenario; leave out the scenario, --live and --calls.")
     if args.units < 1 or args.calls_an_hour <= 0 or args.minutes <= 0:
         raise InputError("--units, --calls-an-hour and --minutes must be more than 0.")
-    _more_files(args.units)
+    try:
+        allow_files(args.units)
+    except ValueError as error:
+        raise InputError(f"--units {args.units}: {error}") from error
     logging.basicConfig(level=logging.ERROR)
     console = terminal(stderr=args.json)
     with tempfile.TemporaryDirectory(prefix="tsuroku-fleet-") as work, _broker(args.settings, Path(work)) as broker:
@@ -130,18 +131,6 @@ def _broker(path: Path | None, work: Path) -> Iterator[BrokerSettings]:
         yield BrokerSettings(host="127.0.0.1", port=own.port, tls=False)
     finally:
         own.close()
-
-
-def _more_files(units: int) -> None:
-    """Each unit holds files and a connection open."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = units * _FILES_A_UNIT + 256
-    if soft < wanted:
-        if hard != resource.RLIM_INFINITY and hard < wanted:
-            raise InputError(
-                f"--units {units}: needs {wanted} open files, the system allows {hard}; raise `ulimit -n`."
-            )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _resident_mb() -> float:

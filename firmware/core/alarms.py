@@ -43,6 +43,9 @@ _PATIENCE_S: Mapping[Kind, int] = {"line_cut": 60, "device": 30, "clock": 600, "
 _NO_ID_CALLS = 5  # incoming calls in succession without anything of caller ID
 _SILENT_CALLS = 2  # recorded calls in succession in which nobody was heard
 _SILENT_S = 20  # a shorter one may be silent
+# So long a condition must be away before its alarm is cleared: a plug that wobbles is one alarm.
+_AWAY_S: Mapping[Kind, int] = {"line_cut": 60, "device": 300, "under_voltage": 300, "temperature": 300}
+_CLOCK_SET_NS = 86_400 * _S  # a clock that jumps so far was wrong before
 _LESS = 0.94  # a measured value must come back below so much of its limit
 
 
@@ -68,7 +71,7 @@ class Vitals:
     under_voltage: bool | None
     clock: Literal["unsynced", "rtc", "ntp"]
     faults: Mapping[str, str]  # by device and line, as codec/1, or store/1: what is wrong
-    outboxes: Mapping[str, Mapping[str, int]]  # by sink: waiting, parked, unconfirmed
+    outboxes: Mapping[str, Mapping[str, int]]  # by sink: see CallStore.waiting()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +117,8 @@ class Watch:
         for line in self._lines.values():
             line.last_call_s, line.since_ns = now.wall_ns / 1e9, now.mono_ns
         self.alarms = {alarm.name: alarm for alarm in (Alarm(**each) for each in kept)}
+        self._away: dict[str, int] = {}  # since when an alarm's condition is away
+        self._offset_ns = now.wall_ns - now.mono_ns
         self._pending: dict[str, int] = {}  # since when a condition holds that is not told yet
         self._progress: dict[tuple[str, str], tuple[int, int]] = {}  # by sink and what: count, since when
 
@@ -174,6 +179,11 @@ class Watch:
 
     def check(self, vitals: Vitals, now: ClockRead) -> tuple[list[Alarm], list[Alarm]]:
         """The alarms that are new, and those that are over."""
+        offset_ns = now.wall_ns - now.mono_ns
+        if offset_ns - self._offset_ns > _CLOCK_SET_NS:  # nothing of before can be told in days
+            for each in self._lines.values():
+                each.last_call_s = max(each.last_call_s, now.wall_ns / 1e9)
+        self._offset_ns = offset_ns
         holding = {name: (kind, line, detail) for name, kind, line, detail in self._conditions(vitals, now)}
         self._pending = {name: self._pending.get(name, now.mono_ns) for name in holding}
         raised = []
@@ -184,8 +194,13 @@ class Watch:
                 since = now.iso(self._pending[name])
                 self.alarms[name] = Alarm(name=name, kind=kind, line=line, since=since, detail=detail)
                 raised.append(self.alarms[name])
-        cleared = [self.alarms.pop(name) for name in list(self.alarms) if name not in holding]
-        return raised, cleared
+        self._away = {name: self._away.get(name, now.mono_ns) for name in self.alarms if name not in holding}
+        over = [
+            name
+            for name, since_ns in self._away.items()
+            if now.mono_ns - since_ns >= _AWAY_S.get(self.alarms[name].kind, 0) * _S
+        ]
+        return raised, [self.alarms.pop(name) for name in over]
 
     def _conditions(self, vitals: Vitals, now: ClockRead) -> Iterator[tuple[str, Kind, int | None, dict[str, Any]]]:
         for number, line in self._lines.items():
@@ -193,9 +208,9 @@ class Watch:
                 yield f"{kind}/{number}", kind, number, detail
         yield from self._of_unit(vitals)
         for sink, counts in vitals.outboxes.items():
-            if self._stuck(sink, "waiting", counts, self._limits.outbox_stuck_min * 60, now):
+            if self._stuck(sink, counts["waiting"], "done", counts, self._limits.outbox_stuck_min * 60, now):
                 yield f"outbox/{sink}", "outbox", None, {"waiting": counts["waiting"]}
-            if self._stuck(sink, "unconfirmed", counts, self._limits.unconfirmed_h * 3600, now):
+            if self._stuck(sink, counts["unconfirmed"], "confirmed", counts, self._limits.unconfirmed_h * 3600, now):
                 yield f"unconfirmed/{sink}", "unconfirmed", None, {"unconfirmed": counts["unconfirmed"]}
             if counts["parked"]:
                 yield f"parked/{sink}", "parked", None, {"parked": counts["parked"]}
@@ -244,13 +259,12 @@ class Watch:
         if vitals.clock == "unsynced":
             yield "clock", "clock", None, {}
 
-    def _stuck(self, sink: str, what: str, counts: Mapping[str, int], limit_s: int, now: ClockRead) -> bool:
-        """Whether something has waited so long without ever becoming less."""
-        count = counts[what]
-        before, since_ns = self._progress.get((sink, what), (0, now.mono_ns))
-        if count == 0 or count < before or before == 0:
+    def _stuck(self, sink: str, count: int, what: str, counts: Mapping[str, int], limit_s: int, now: ClockRead) -> bool:
+        """Whether something waits, and the oldest of it has waited so long."""
+        before, since_ns = self._progress.get((sink, what), (-1, now.mono_ns))
+        if count == 0 or counts[what] != before:
             since_ns = now.mono_ns
-        self._progress[sink, what] = count, since_ns
+        self._progress[sink, what] = counts[what], since_ns
         return bool(count and limit_s and now.mono_ns - since_ns > limit_s * _S)
 
 

@@ -15,13 +15,13 @@ from typing import Any
 from firmware.core.call import ClockRead
 from firmware.core.facts import MessageReceived
 
-_SRC = re.compile(r"(?!.*\d{7})[a-z0-9][a-z0-9_-]{0,31}")  # it stands in a topic: never a telephone number
+_SRC = re.compile(r"(?!(?:[^0-9]*[0-9]){7})[a-z0-9][a-z0-9_-]{0,31}")  # it stands in a topic: no telephone number
 _METHOD = re.compile(r"[a-z]{1,20}\.[a-z]{1,20}|identify")
 _REPEAT_NS = 600_000_000_000
 _MOST_REMEMBERED = 1000
 _FURTHEST_S = 86_400  # an exp beyond that is no time limit
 
-PARSE_ERROR, INVALID_REQUEST, NO_METHOD, INVALID_PARAMS = -32700, -32600, -32601, -32602
+INVALID_REQUEST, NO_METHOD, INVALID_PARAMS, INTERNAL_ERROR = -32600, -32601, -32602, -32603
 EXPIRED, CLOCK_UNSET, FAILED = -32001, -32002, -32003
 
 
@@ -43,13 +43,15 @@ class Asker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """do: carries it out and returns the result, or raises CommandError. check: raises ValueError for wrong params.
+    """do: carries it out and returns the result, or raises CommandError.
+
+    check: the params as do() takes them; raises ValueError.
 
     changes: it must not be done late, so it needs an `exp` and a clock to hold it against.
     """
 
     do: Callable[[Mapping[str, Any], Asker], Any]
-    check: Callable[[Mapping[str, Any]], object]
+    check: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     changes: bool
 
 
@@ -69,7 +71,8 @@ class Commands:
 
     def __init__(self, methods: Mapping[str, Method]) -> None:
         self._methods = methods
-        self._answered: OrderedDict[tuple[str, str, str], tuple[int, dict[str, Any]]] = OrderedDict()
+        # By broker, src and id: when, what was asked for, and the answer.
+        self._answered: OrderedDict[tuple[str, str, str], tuple[int, object, dict[str, Any]]] = OrderedDict()
 
     def take(self, message: MessageReceived, clock: ClockRead) -> Judged:
         if message.topic == "set/recording":
@@ -122,8 +125,12 @@ class Commands:
         key = (asker.sink, asker.src, f"{type(id_).__name__} {id_}")
         while self._answered and at_ns - next(iter(self._answered.values()))[0] > _REPEAT_NS:
             self._answered.popitem(last=False)
+        asked = (method, request.get("params", {}))
         if key in self._answered:
-            return Judged(asker=asker, method=known, answer=self._answered[key][1], refused="repeated")
+            _, before, answer = self._answered[key]
+            if asked != before:
+                return told("id_reused", INVALID_REQUEST, "This id stands for another request of the last 10 minutes.")
+            return Judged(asker=asker, method=known, answer=answer, refused="repeated")
         called = self._methods.get(known) if known and known != "recording.switch" else None
         if called is None:
             return told("no_method", NO_METHOD, "This unit knows no such method; `capabilities` in `info` lists them.")
@@ -132,15 +139,16 @@ class Commands:
             return told("params", INVALID_PARAMS, "params must be an object.")
         try:
             _in_time(request.get("exp"), called, clock)
-            called.check(params)
-            result = called.do(params, asker)
+            result = called.do(called.check(params), asker)
         except CommandError as error:
             reason = {EXPIRED: "expired", CLOCK_UNSET: "clock_unset"}.get(error.code, "failed")
             return told(reason, error.code, str(error))
         except ValueError as error:
             return told("params", INVALID_PARAMS, f"{error}.")
+        except Exception as error:  # noqa: BLE001  no message may stop the recorder
+            return told(f"fault:{error!r}", INTERNAL_ERROR, "The unit could not do this: a fault of its own.")
         answer = {"jsonrpc": "2.0", "id": id_, "result": result}
-        self._answered[key] = at_ns, answer
+        self._answered[key] = at_ns, asked, answer
         if len(self._answered) > _MOST_REMEMBERED:
             self._answered.popitem(last=False)
         return Judged(asker=asker, method=known, answer=answer, changed=called.changes)

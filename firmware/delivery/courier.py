@@ -15,11 +15,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 from firmware.core.facts import DeliveryFact, EventAccepted, EventRefused, SinkConnected, SinkLost
 from firmware.core.outbox import Outbox, Stream
+from firmware.delivery.keys import Unready
 
 _log = logging.getLogger(__name__)
 
@@ -53,10 +53,6 @@ class Answer:
     code: int = 0
     wrong: str | None = None
     wait_s: float = 0.0
-
-
-class Unready(Exception):
-    """The settings, or a file that they name, cannot be used as they are. One sentence."""
 
 
 class Courier(ABC, Generic[_T]):
@@ -238,25 +234,6 @@ class Courier(ABC, Generic[_T]):
     def _tell_fact(self, fact: DeliveryFact) -> None:
         if not self._closed:
             self._post(fact)
-
-
-def private_text(where: str, key: str, path: Path) -> str:
-    """The text of a file that holds a secret and that nobody else may read. Raises Unready."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read()
-        mode = path.stat().st_mode & 0o777
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise Unready(
-            f"{where}: {key} {path} cannot be read ({why}); put the secret there and give the file to the user tsuroku."
-        ) from error
-    if mode & 0o077:
-        raise Unready(
-            f"{where}: {key} {path} can be read by others than its owner; "
-            f"`sudo chown tsuroku {path} && sudo chmod 600 {path}`."
-        )
-    return text
 
 
 def _wait_s(failures: int) -> float:

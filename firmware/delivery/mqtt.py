@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -31,6 +31,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from firmware.core.facts import DeliveryFact, EventAccepted, EventRefused, MessageReceived, SinkConnected, SinkLost
 from firmware.core.outbox import Outbox, OutboxEntry, Stream
 from firmware.core.privacy import masked
+from firmware.delivery.keys import HmacKey, Unready
 from firmware.settings import BrokerSettings
 
 _log = logging.getLogger(__name__)
@@ -43,6 +44,11 @@ _TRIALS = 3  # of an event that the connection breaks off with each time
 _CLOSE_S = 1.8
 _MOST_REPLAYS = 100  # ranges that wait
 _LARGEST_MESSAGE = 65_536
+_LARGEST_PACKET = 2_000_000  # a broker of MQTT 5 sends no larger one; what is smaller is refused with a line in the log
+_AGAIN_NS = 30_000_000_000  # between two states of Home Assistant that are looked at
+_TOLD_NS = 60_000_000_000  # between two lines about messages that are too many
+_REFUSALS = 20  # of one event, with codes that ask for another try; then it is parked
+_BROKER_BUSY = frozenset({0x89, 0x97})  # of the broker, not of the event: all wait
 _MESSAGES_PER_S = 10
 _MOST_MESSAGES = 40  # at once
 
@@ -89,10 +95,6 @@ class _Session:
 _Handed = tuple[Stream, int] | str | None  # an event, the topic of a state, or an answer
 
 
-class _Unready(Exception):
-    """The settings cannot be used as they are. One sentence."""
-
-
 class MqttPublisher:
     """Publishes one unit's branch `{prefix}/{site}/{unit}/` at one broker.
 
@@ -108,12 +110,12 @@ class MqttPublisher:
         unit: str,
         outbox: Outbox,
         post: Callable[[DeliveryFact], None],
-        hmac_key: bytes = b"",
+        hmac_key: HmacKey | None = None,
     ) -> None:
-        self._settings, self._hmac_key = settings, hmac_key
+        self._settings, self._hmac, self._hmac_key = settings, hmac_key, b""
         self.name = settings.name
         self._branch = f"{settings.prefix}/{site}/{unit}"
-        self._client_id = f"tsuroku-{site}-{unit}"
+        self._client_id = f"tsuroku:{site}:{unit}"  # names hold no colon: no two units have one id
         self._where = f"Broker {settings.name} at {settings.host}:{settings.port}"
         self._outbox = outbox
         self._post = post
@@ -131,6 +133,11 @@ class MqttPublisher:
         self._messages = _Budget(_MESSAGES_PER_S, _MOST_MESSAGES)  # paho's thread only, like the next two
         self._ignored = 0
         self._ignored_told_ns = 0
+        self._again_ns = 0
+        # By event: how often it was refused with another try, and how many had been accepted before the first.
+        self._refused: dict[tuple[Stream, int], tuple[int, int]] = {}
+        self._accepted = 0
+        self._held: dict[tuple[Stream, int], int] = {}  # not before this time
 
         self._client: mqtt.Client | None = None
         self._network: threading.Thread | None = None  # paho's thread
@@ -184,7 +191,9 @@ class MqttPublisher:
         if time.monotonic_ns() < self._hold_until_ns:
             return
         room = self._window - len(session.handed)
-        if room > 0 and self._hand_all(session, self._outbox.pending(room, session.handed)):
+        now_ns = time.monotonic_ns()
+        held = {event for event, until_ns in self._held.items() if until_ns > now_ns}
+        if room > 0 and self._hand_all(session, self._outbox.pending(room, session.handed | held)):
             while len(session.handed) < self._window and (entry := self._next_replay()):
                 self._replaying.add((entry.stream, entry.sequence))
                 if not self._hand_all(session, [entry]):
@@ -264,18 +273,34 @@ class MqttPublisher:
                     self._try_singly(session)
             case EventAccepted():
                 self._refusals = 0
+                self._accepted += 1
                 self._window = _WINDOW
-                self._replaying.discard((fact.stream, fact.sequence))
                 self._free(fact.stream, fact.sequence)
+                self._forget_refusals(fact.stream, fact.sequence)
             case EventRefused():
                 self._free(fact.stream, fact.sequence)
-                now_ns = time.monotonic_ns()
-                if fact.retry and (fact.stream, fact.sequence) in self._replaying:
-                    self._replays.insert(0, (fact.stream, fact.sequence, fact.sequence))
-                self._replaying.discard((fact.stream, fact.sequence))
-                if fact.retry and now_ns >= self._hold_until_ns:  # the rest of a window is refused with its first
-                    self._refusals += 1
-                    self._hold_until_ns = now_ns + round(_wait_s(self._refusals) * 1e9)
+                if not fact.retry:
+                    self._forget_refusals(fact.stream, fact.sequence)
+                elif fact.code in _BROKER_BUSY:
+                    now_ns = time.monotonic_ns()
+                    if now_ns >= self._hold_until_ns:  # the rest of a window is refused with its first
+                        self._refusals += 1
+                        self._hold_until_ns = now_ns + round(_wait_s(self._refusals) * 1e9)
+                else:
+                    self._hold(fact)
+
+    def _hold(self, refused: EventRefused) -> None:
+        """Try this event later, and the others meanwhile. Where they get through and it never does, it is parked."""
+        event = (refused.stream, refused.sequence)
+        count, accepted = self._refused.get(event, (0, self._accepted))
+        self._refused[event] = count + 1, accepted
+        self._held[event] = time.monotonic_ns() + round(_wait_s(count + 1) * 1e9)
+        if count + 1 >= _REFUSALS and self._accepted > accepted:
+            self._post(replace(refused, retry=False))
+
+    def _forget_refusals(self, stream: Stream, sequence: int) -> None:
+        self._refused.pop((stream, sequence), None)
+        self._held.pop((stream, sequence), None)
 
     def close(self) -> None:
         """Say `offline` and disconnect: at most 2 s, at once while the broker is away. Nothing is posted after it."""
@@ -310,14 +335,19 @@ class MqttPublisher:
     def _open(self) -> None:
         try:
             client = self._new_client()
-        except _Unready as unready:
+        except Unready as unready:
             self._failures += 1
             self._open_at_ns = time.monotonic_ns() + _LONGEST_WAIT_S * 1_000_000_000
             self._lose(str(unready))
             return
         self._client, self._network = client, None
+        limits = None
+        if self._settings.protocol == "5":
+            limits = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            limits.MaximumPacketSize = _LARGEST_PACKET
+        settings = self._settings
         client.connect_async(
-            self._settings.host, self._settings.port, keepalive=self._settings.keepalive_s, clean_start=True
+            settings.host, settings.port, keepalive=settings.keepalive_s, clean_start=True, properties=limits
         )
         client.loop_start()
 
@@ -336,12 +366,14 @@ class MqttPublisher:
             )
 
     def _new_client(self) -> mqtt.Client:
-        """Raises _Unready."""
+        """Raises Unready."""
         settings = self._settings
         try:
             settings.host.encode("idna")
         except UnicodeError as error:
-            raise _Unready(f"{self._where}: this cannot be the name of a host; mend host in the settings.") from error
+            raise Unready(f"{self._where}: this cannot be the name of a host; mend host in the settings.") from error
+        if settings.privacy == "hmac" and self._hmac:
+            self._hmac_key = self._hmac.read()
         client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
@@ -369,7 +401,7 @@ class MqttPublisher:
         try:
             return path.read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise _Unready(
+            raise Unready(
                 f"{self._where}: password_file {path} cannot be read ({_short(error)}); "
                 "put the password there and let the user tsuroku read it."
             ) from error
@@ -379,7 +411,7 @@ class MqttPublisher:
         try:
             context = ssl.create_default_context(cafile=settings.ca_file)
         except OSError as error:  # ssl.SSLError is one
-            raise _Unready(
+            raise Unready(
                 f"{self._where}: ca_file {settings.ca_file} cannot be used ({_short(error)}); "
                 "put the certificate of the broker's CA there as PEM and let the user tsuroku read it."
             ) from error
@@ -390,7 +422,7 @@ class MqttPublisher:
                 # With a password given, a locked key is an error and not a question at the terminal.
                 context.load_cert_chain(settings.cert_file, settings.key_file, password="")
             except OSError as error:
-                raise _Unready(
+                raise Unready(
                     f"{self._where}: cert_file {settings.cert_file} with key_file {settings.key_file} cannot be used "
                     f"({_short(error)}); put a certificate and its unlocked key there as PEM "
                     "and let the user tsuroku read them."
@@ -448,6 +480,7 @@ class MqttPublisher:
             self._answer(event, session.end, failed=True, final=True)
 
     def _free(self, stream: Stream, sequence: int) -> None:
+        self._replaying.discard((stream, sequence))
         if self._joined is not None:
             self._joined.handed.discard((stream, sequence))
 
@@ -551,9 +584,13 @@ class MqttPublisher:
             )
             return
         now_ns = time.monotonic_ns()
-        if not self._messages.take():
+        if message.topic == f"{self._settings.discovery_prefix}/status":
+            if message.payload != b"online" or now_ns - self._again_ns < _AGAIN_NS:
+                return
+            self._again_ns = now_ns
+        elif not self._messages.take():
             self._ignored += 1
-            if now_ns - self._ignored_told_ns > 1_000_000_000:
+            if now_ns - self._ignored_told_ns > _TOLD_NS:
                 _log.warning(
                     "event=command_refused broker=%s reason=too_many count=%d", self._settings.name, self._ignored
                 )

@@ -20,13 +20,14 @@ from firmware.core.facts import DeliveryFact
 from firmware.core.notices import Budget, Kind, Message, day, hours_of, is_quiet, kind_of, latest, time_of
 from firmware.core.outbox import Outbox, Stream
 from firmware.core.privacy import masked
-from firmware.delivery.courier import Answer, Courier, Delivery, Unready, private_text
+from firmware.delivery.courier import Answer, Courier, Delivery
+from firmware.delivery.keys import Unready, private_text
 from firmware.settings import NotifySettings
 
 _log = logging.getLogger(__name__)
 
 _TOGETHER_S = 60  # missed calls of so long go in one message
-_MOST_WAITING = 100
+_MOST_WAITING = 1000
 _MOST_PASSED_OVER = 1000  # behind the first that waits: the cursor notes each of them
 _LONGEST_DIGEST_S = 30 * 86_400  # who was away longer, or had no clock when it began, begins anew
 _TRIALS = 5  # at an address that fails while another has got the message

@@ -36,7 +36,8 @@ from firmware.core.facts import DeliveryFact
 from firmware.core.numbers import Dialled, e164
 from firmware.core.outbox import Event, Outbox, OutboxEntry, Stream
 from firmware.core.privacy import masked
-from firmware.delivery.courier import Answer, Courier, Delivery, Unready, private_text
+from firmware.delivery.courier import Answer, Courier, Delivery
+from firmware.delivery.keys import HmacKey, Unready, private_text
 from firmware.delivery.mqtt import as_json
 from firmware.settings import LineSettings, WebhookSettings
 
@@ -77,11 +78,11 @@ class Webhook(Courier[OutboxEntry]):
         outbox: Outbox,
         post: Callable[[DeliveryFact], None],
         *,
-        hmac_key: bytes = b"",
+        hmac_key: HmacKey | None = None,
         now_s: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(settings.name, outbox, post)
-        self._settings, self._hmac_key, self._now_s = settings, hmac_key, now_s
+        self._settings, self._hmac, self._now_s = settings, hmac_key, now_s
         self._where = f"Webhook {settings.name} at {urlsplit(settings.url).hostname}"
         self._own = {
             line.number: e164(number, line.country) or number
@@ -132,9 +133,13 @@ class Webhook(Courier[OutboxEntry]):
     def check(self) -> None:
         self._read()
         self._token()
+        self._hmac_key()
+
+    def _hmac_key(self) -> bytes:
+        return self._hmac.read() if self._settings.privacy == "hmac" and self._hmac else b""
 
     def deliver(self, delivery: Delivery[OutboxEntry]) -> Answer:
-        body = masked(delivery.content.body, self._settings.privacy, self._hmac_key)
+        body = masked(delivery.content.body, self._settings.privacy, self._hmac_key())
         papers = self._read()
         try:
             messages = list(self._messages(body, papers))

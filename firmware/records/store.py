@@ -80,6 +80,22 @@ class _Cursor:
             self.settled.discard(self.done)
 
 
+def _ranges(numbers: set[int]) -> list[list[int]]:
+    """Sorted numbers as [first, last]: one event that is refused again and again has all later ones behind it."""
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and found[-1][1] == number - 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return found
+
+
+def _numbers(ranges: Sequence[int | list[int]]) -> set[int]:
+    """Of _ranges(); earlier versions wrote the numbers themselves."""
+    return {n for each in ranges for n in (range(each[0], each[1] + 1) if isinstance(each, list) else (each,))}
+
+
 class CallReader:
     """The calls of a store, beside a running unit or for its owner. Raises StoreError."""
 
@@ -120,7 +136,8 @@ class CallReader:
         return docs.find(index, key, key) if docs else []
 
     def has(self, call_id: str) -> bool:
-        return self._doc_id(call_id) is not None
+        """Whether there is such a call, told without reading the disk."""
+        return bool(self._find(_CALL_ID, call_id))
 
     def get(self, call_id: str) -> Call | None:
         doc_id = self._doc_id(call_id)
@@ -289,7 +306,7 @@ class CallStore(CallReader):
         self._cursors: dict[str, dict[Stream, _Cursor]] = {}
         for doc in View(storage, "cursors").values():
             self._cursors[doc["sink"]] = {
-                stream: _Cursor(own["done"], set(own["settled"]), set(own["parked"]))
+                stream: _Cursor(own["done"], _numbers(own["settled"]), _numbers(own["parked"]))
                 for stream, own in doc["streams"].items()
             }
         # Where a new sink begins is written with the first line: a restart before its first mark would skip events.
@@ -301,7 +318,8 @@ class CallStore(CallReader):
                     own[stream] = _Cursor(done=self._last[stream] if sink.new == "next" else 0)
                     self._dirty = True
         self._acks: dict[str, dict[Stream, int]] = {
-            doc["consumer"]: doc["streams"] for doc in View(storage, "acks").values()
+            doc["consumer"]: {stream: int(seq) for stream, seq in doc["streams"].items()}
+            for doc in View(storage, "acks").values()
         }
         for stream in STREAMS:  # the last events can have rotted: no number is given twice
             cursors = [own[stream] for own in self._cursors.values() if stream in own]
@@ -412,7 +430,7 @@ class CallStore(CallReader):
         changes: list[Change] = []
         for number, (sink, own) in enumerate(sorted(self._cursors.items()), 1):
             streams = {
-                stream: {"done": c.done, "settled": sorted(c.settled), "parked": sorted(c.parked)}
+                stream: {"done": c.done, "settled": _ranges(c.settled), "parked": _ranges(c.parked)}
                 for stream, c in own.items()
             }
             changes.append(Put("cursors", number, {"sink": sink, "streams": streams}))
@@ -688,13 +706,13 @@ class CallStore(CallReader):
                     found.append([sequence, sequence])
         return found
 
-    def confirm(self, consumer: str, stream: Stream, sequence: int) -> int:
+    def confirm(self, sink: str, consumer: str, stream: Stream, sequence: int) -> int:
         """A consumer has every event of a stream up to this one. Returns the last that it has confirmed.
 
         Raises ValueError, a sentence, for a consumer that the settings do not list, or an event that is yet to come.
         """
-        if not any(consumer in sink.consumers for sink in self._sinks.values()):
-            raise ValueError(f"consumer {consumer!r} is not listed in the settings of a broker (consumers)")
+        if consumer not in self._sinks[sink].consumers:
+            raise ValueError(f"consumer {consumer!r} is not listed in the settings of this broker (consumers)")
         if sequence > self._last[stream]:
             raise ValueError(f"the last event of stream {stream} is {self._last[stream]}")
         streams = self._acks.get(consumer, {})
@@ -707,17 +725,21 @@ class CallStore(CallReader):
         return streams.get(stream, 0)
 
     def waiting(self) -> dict[str, dict[str, int]]:
-        """By sink: how many events it has not got, how many are parked, and how many its consumers must yet confirm."""
+        """By sink: how many events it has not got, are parked, and its consumers must yet confirm; and how far it is
+        without a gap (done), and they (confirmed).
+        """
         return {name: self._waiting(sink) for name, sink in self._sinks.items()}
 
     def _waiting(self, sink: Sink) -> dict[str, int]:
-        told = {"waiting": 0, "parked": 0, "unconfirmed": 0}
+        told = {"waiting": 0, "parked": 0, "unconfirmed": 0, "done": 0, "confirmed": 0}
         for stream in sink.streams:
             last, cursor = self._last[stream], self._cursors[sink.name][stream]
             confirmed = min((self._acks.get(each, {}).get(stream, 0) for each in sink.consumers), default=last)
             told["waiting"] += last - cursor.done - len(cursor.settled)
             told["parked"] += len(cursor.parked)
             told["unconfirmed"] += last - confirmed
+            told["done"] += cursor.done
+            told["confirmed"] += confirmed
         return told
 
     def outbox_state(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from drivers.virtual.broker import VirtualBroker
 from firmware.core.call import Call, event
 from firmware.core.line import SaveCall
 from firmware.delivery.mqtt import MqttPublisher
-from firmware.fleet import Fleet
+from firmware.fleet import Fleet, allow_files
 from firmware.settings import BrokerSettings
 from tests.bench.report import Progress, Table, quantile
 from tests.units import BRANCH, Running, at, running, set_clock, settings
@@ -263,6 +263,7 @@ def _lifts(work: Path, count: int, old: bool) -> dict[str, list[float]]:
 def fleet(work: Path, quick: bool, progress: Progress) -> Table:
     """Many units on one Mosquitto."""
     units, for_s = (50, 10.0) if quick else (_UNITS, 120.0)
+    allow_files(units)
     broker = VirtualBroker(work / "broker")
     broker.start()
     try:
