@@ -16,6 +16,7 @@ import pytest
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from drivers.signals import LoopEdge
 from drivers.virtual import scenario as story
 from drivers.virtual.broker import VirtualBroker
 from firmware.core.call import ClockRead
@@ -23,6 +24,7 @@ from firmware.settings import BrokerSettings
 from firmware.simulate import results, stepped
 from tests.contract import check, check_result
 from tests.days import number_display_day
+from tests.test_log import no_file_longer_than
 from tests.units import BRANCH, Running, at, running, settings
 
 pytestmark = pytest.mark.realtime
@@ -316,3 +318,65 @@ def test_no_number_of_a_day_stands_in_a_topic_a_retained_message_or_the_log(
     for number in {*numbers, "0300001234"}:
         told = [text for text in texts if number[1:] in text or number[-8:] in text]
         assert told == [], f"{number} stands in {told[0][:200]}"
+
+
+def test_numbers_as_json_may_write_them(shop: Running, crm: System) -> None:
+    shop.missed()
+    crm.until(lambda: len(crm.of("event/call")) == 3)
+    assert crm.ask("recording.pause", seconds=60.0)["paused"]["by"] == "crm"
+    assert crm.ask("events.replay", stream="call", from_seq=1.0, to_seq=2.0)["to_seq"] == 2
+    assert crm.ask("events.ack", consumer="crm", stream="call", seq=2.0)["seq"] == 2
+    assert crm.answer(crm.request("recording.pause", seconds=1.5))["error"]["code"] == -32602
+    crm.until(lambda: len(crm.of("event/call")) == 5)
+    shop.do(shop.unit.store.flush)
+
+
+def test_the_later_end_of_two_pauses_counts_and_nothing_is_recorded_meanwhile(shop: Running, crm: System) -> None:
+    until = crm.ask("recording.pause", seconds=3600)["paused"]["until"]
+    assert crm.ask("recording.pause", seconds=1)["paused"]["until"] == until
+    shop.unit.engine.post(LoopEdge(at_ns=time.monotonic_ns(), line=1, closed=True))
+    crm.until(lambda: [state for state in crm.of("state/line/1") if state["state"] == "dialling"])
+    assert crm.ask("recording.resume")["paused"] is None
+    crm.until(lambda: crm.of("state/recorder")[-1]["recording"])
+    assert [state["recording"] for state in crm.of("state/recorder") if state["paused"]].count(True) == 0
+
+
+def test_a_confirmation_is_the_consumer_s_own(shop: Running, crm: System) -> None:
+    shop.missed()
+    crm.until(lambda: len(crm.of("event/call")) == 3)
+    evil = System(shop.unit.settings.broker[0].port, "evil")
+    assert evil.answer(evil.request("events.ack", consumer="crm", stream="call", seq=3))["error"]["code"] == -32602
+    assert evil.answer(evil.request("events.ack", consumer="evil", stream="call", seq=3))["error"]["code"] == -32602
+    evil.close()
+    assert shop.unit.store.waiting()["main"]["unconfirmed"] > 0
+
+
+@pytest.mark.parametrize("key", [None, b"", b"short", b"x" * 40])
+def test_a_key_that_is_none_keeps_the_events_and_the_unit_goes_on(
+    tmp_path: Path, broker: VirtualBroker, crm: System, key: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "hmac.key"
+    if key is not None:
+        path.write_bytes(key)
+        path.chmod(0o644 if len(key) == 40 else 0o600)
+    with running(settings(tmp_path / "data", at(broker.port, privacy="hmac", hmac_key_file=path))) as shop:
+        shop.missed()
+        time.sleep(0.3)
+        assert crm.of("event/call") == [] and shop.unit.store.waiting()["main"]["waiting"] >= 3
+        assert str(path) in caplog.text
+    path.write_text("0123456789abcdef0123\n")
+    path.chmod(0o600)
+    with running(settings(tmp_path / "data", at(broker.port, privacy="hmac", hmac_key_file=path))):
+        told = crm.until(lambda: [e for e in crm.of("event/call") if e["type"] == "call.missed"])[0]
+        assert told["data"]["caller"]["number"] is None and len(told["data"]["caller"]["number_hmac"]) == 64
+
+
+def test_a_full_disk_is_told_all_the_same(shop: Running, crm: System) -> None:
+    storage = shop.unit.store.storage
+    with no_file_longer_than(storage._writer.end):
+        shop.do(lambda: shop.unit._execute(shop.call()[0]))
+        faults = crm.until(lambda: [s for s in crm.of("state/recorder") if "store/1" in s["faults"]])
+        assert faults[0]["unsaved"] == 1
+        crm.until(lambda: [h for h in crm.of("state/health") if "store" in [a["alarm"] for a in h["alarms"]]], 20)
+        assert crm.ask("selftest.run")["passed"] is False
+    crm.until(lambda: [e for e in crm.of("event/system") if e["type"] == "alarm.raised"], 20)

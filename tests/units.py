@@ -80,6 +80,13 @@ class Running:
 
     def missed(self, who: str | None = "+81300001234") -> str:
         """File a missed call as a line does. Returns its id; it is on the disk then."""
+        saves = self.call(who)
+        for save in saves:
+            self.do(lambda save=save: self.unit._execute(save))  # type: ignore[misc]
+        return saves[0].call.call_id
+
+    def call(self, who: str | None = "+81300001234") -> list[SaveCall]:
+        """What a line gives out for a missed call."""
         read = self.unit.store.read_clock()
         caller = Caller()
         if who:
@@ -94,10 +101,10 @@ class Running:
             caller=caller,
         )
         ended = replace(opened, outcome="missed", ended_ns=read.mono_ns, no_recording="not_answered")
-        for call, type_ in ((opened, "call.ringing"), (ended, "call.missed")):
-            save = SaveCall(call=call, events=(event(type_, call, read.mono_ns),))  # type: ignore[arg-type]
-            self.do(lambda save=save: self.unit._execute(save))  # type: ignore[misc]
-        return opened.call_id
+        return [
+            SaveCall(call=opened, events=(event("call.ringing", opened, read.mono_ns),)),
+            SaveCall(call=ended, events=(event("call.missed", ended, read.mono_ns),)),
+        ]
 
     def replay(self, low: int, high: int) -> None:
         """Have call events published once more, as a consumer may ask."""
