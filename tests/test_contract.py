@@ -87,7 +87,8 @@ def test_the_values_are_those_of_the_firmware(name: str, path: str, known: Any) 
 
 def test_other_values_are_those_of_the_firmware_too() -> None:
     assert values("state/line/{line}", "line_state", "state") == {state.value for state in State}
-    codes = {rpc.INVALID_REQUEST, rpc.NO_METHOD, rpc.INVALID_PARAMS, rpc.EXPIRED, rpc.CLOCK_UNSET, rpc.FAILED}
+    refused = {rpc.INVALID_REQUEST, rpc.NO_METHOD, rpc.INVALID_PARAMS, rpc.EXPIRED, rpc.CLOCK_UNSET}
+    codes = refused | {rpc.FAILED, rpc.INTERNAL_ERROR}
     assert values("rpc/res/{src}", "error", "error.code") == codes
     for method in ("events.replay", "events.ack"):
         assert values("rpc/req", method, "params.stream") == set(STREAMS)
