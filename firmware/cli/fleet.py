@@ -35,12 +35,11 @@ def simulate_units(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.ERROR)
     console = terminal(stderr=args.json)
     with tempfile.TemporaryDirectory(prefix="tsuroku-fleet-") as work, _broker(args.settings, Path(work)) as broker:
-        before_mb = _resident_mb()
         try:
             fleet = Fleet(args.units, broker, args.data or Path(work) / "units")
             with fleet:
                 connected_s = _connect(fleet, console)
-                mb = (_resident_mb() - before_mb) / args.units
+                mb = fleet.mb_a_unit
                 fleet.calls(args.calls_an_hour, args.minutes * 60)
                 began = time.monotonic()
                 _drive(fleet, console, args.minutes * 60)
@@ -75,8 +74,8 @@ def _connect(fleet: Fleet, console: Console) -> float:
     began = last = time.monotonic()
     most = 0
     with _bar(console) as bar:
-        task = bar.add_task("connecting", total=len(fleet.units))
-        while (count := fleet.count()).connected < len(fleet.units):
+        task = bar.add_task("connecting", total=fleet.units)
+        while (count := fleet.count()).connected < fleet.units:
             fleet.turn()
             bar.update(task, completed=count.connected, description=f"{count.connected:,} units connected")
             if count.connected > most:
@@ -131,10 +130,3 @@ def _broker(path: Path | None, work: Path) -> Iterator[BrokerSettings]:
         yield BrokerSettings(host="127.0.0.1", port=own.port, tls=False)
     finally:
         own.close()
-
-
-def _resident_mb() -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1000
-    return 0.0
