@@ -29,8 +29,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from firmware.app import Unit
 from firmware.clock import new_call_id
-from firmware.core.call import Call, ClockRead, EventType, event
+from firmware.core.call import Call, ClockRead, event
 from firmware.core.line import SaveCall
+from firmware.core.outbox import EventType
 from firmware.generated import records
 from firmware.settings import BrokerSettings, LineSettings, RecordingSettings, Settings, UnitSettings
 from hw import board

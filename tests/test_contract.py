@@ -21,15 +21,13 @@ from firmware.core.call import (
     Ender,
     EnderEvidence,
     EndReason,
-    EventType,
     Outcome,
 )
 from firmware.core.caller import Reason
 from firmware.core.line import State
 from firmware.core.numbers import Kind
-from firmware.core.outbox import STREAMS
+from firmware.core.outbox import CALL_EVENTS, STREAMS, EventType
 from firmware.core.privacy import Privacy
-from firmware.delivery.discovery import CALL_EVENTS
 from tests.contract import Fields, check, commands, file, losses, messages, promised, snapshot, whole
 
 BRANCH = "tsuroku/v1/shop/unit-1"

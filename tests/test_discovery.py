@@ -11,12 +11,12 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from firmware.core import callbacks
-from firmware.core.call import Call, ClockRead, EventType, event
+from firmware.core.call import Call, ClockRead, event
 from firmware.core.call import told as told_of
 from firmware.core.caller import Caller
 from firmware.core.line import State
 from firmware.core.numbers import Dialled
-from firmware.core.outbox import Event
+from firmware.core.outbox import CALL_EVENTS, Event, EventType
 from firmware.core.privacy import Privacy, masked
 from firmware.delivery import discovery
 
@@ -81,7 +81,7 @@ def test_ids_and_names_are_unique_and_topics_the_units_own(lines: int) -> None:
 
 
 def test_every_type_of_call_event_is_known_to_home_assistant() -> None:
-    assert {*get_args(EventType), "callback.due", "callback.done"} <= set(discovery.CALL_EVENTS)
+    assert {*get_args(EventType), "callback.due", "callback.done"} <= set(CALL_EVENTS)
 
 
 def test_a_missed_call_is_told_with_who_and_when() -> None:

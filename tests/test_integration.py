@@ -25,10 +25,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 from drivers.virtual.broker import VirtualBroker
 from firmware.core.alarms import Kind
 from firmware.core.line import State
-from firmware.core.outbox import STREAMS
+from firmware.core.outbox import CALL_EVENTS, STREAMS
 from firmware.core.privacy import Privacy
 from firmware.delivery import discovery
-from firmware.delivery.discovery import CALL_EVENTS
 from firmware.records.upkeep import restore
 from tests.contract import Message, check, check_result, commands, file, messages, whole
 from tests.proof.soak import consumer_module

@@ -21,10 +21,10 @@ import pytest
 
 from drivers.virtual import scenario as story
 from firmware.cli import doctor
-from firmware.core.call import Call, ClockRead, EventType, event, told
+from firmware.core.call import Call, ClockRead, event, told
 from firmware.core.caller import Caller
 from firmware.core.numbers import Dialled
-from firmware.core.outbox import EVENT_TYPES
+from firmware.core.outbox import EVENT_TYPES, EventType
 from firmware.delivery import courier
 from firmware.delivery.webhook import Webhook, signature, zammad, zoho
 from firmware.management import public_settings

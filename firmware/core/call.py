@@ -14,7 +14,7 @@ from drivers.signals import CallerIdReceived
 from firmware.core.caller import Caller
 from firmware.core.facts import Gap
 from firmware.core.numbers import Dialled, national
-from firmware.core.outbox import Event
+from firmware.core.outbox import Event, EventType
 
 SCHEMA = 2
 _NOBODY = Caller()
@@ -221,19 +221,6 @@ def upgraded(doc: dict[str, Any]) -> dict[str, Any]:
         "ended_by_evidence": None,
         "keyed": 0,
     }
-
-
-EventType = Literal[
-    "call.ringing",
-    "call.caller_id",
-    "call.answered",
-    "call.dialled",
-    "call.waiting",
-    "call.ended",
-    "call.missed",
-    "recording.ready",
-    "recording.failed",
-]
 
 
 def event(type_: EventType, call: Call, at_ns: int, **extra: Any) -> Event:

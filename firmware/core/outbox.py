@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 Stream = Literal["call", "system", "audit"]
 STREAMS: tuple[Stream, ...] = ("call", "system", "audit")
-EVENT_TYPES = (  # of the streams call and system
+EventType = Literal[
     "call.ringing",
     "call.caller_id",
     "call.answered",
@@ -18,14 +19,10 @@ EVENT_TYPES = (  # of the streams call and system
     "call.missed",
     "recording.ready",
     "recording.failed",
-    "callback.due",
-    "callback.done",
-    "alarm.raised",
-    "alarm.cleared",
-    "alarm.acknowledged",
-    "unit.started",
-    "selftest.done",
-)
+]
+CALL_EVENTS = (*typing.get_args(EventType), "callback.due", "callback.done")  # of the stream call
+SYSTEM_EVENTS = ("alarm.raised", "alarm.cleared", "alarm.acknowledged", "unit.started", "selftest.done")
+EVENT_TYPES = CALL_EVENTS + SYSTEM_EVENTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,20 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-# Types of stream `call` that Home Assistant's event entity takes; it refuses any other.
-CALL_EVENTS = (
-    "call.ringing",
-    "call.caller_id",
-    "call.answered",
-    "call.dialled",
-    "call.waiting",
-    "call.ended",
-    "call.missed",
-    "recording.ready",
-    "recording.failed",
-    "callback.due",
-    "callback.done",
-)
+from firmware.core.outbox import CALL_EVENTS
+
 # An event entity wants its type as event_type, and keeps the rest as attributes. It passes over what renders to
 # nothing: what another consumer has asked for again is no news.
 _EVENT = (
@@ -81,7 +69,7 @@ def _components(branch: str, lines: int) -> dict[str, dict[str, Any]]:
             "name": "Call",
             "icon": "mdi:phone",
             "state_topic": f"{branch}/event/call",
-            "event_types": list(CALL_EVENTS),
+            "event_types": list(CALL_EVENTS),  # Home Assistant refuses any other
             "value_template": _EVENT,
         },
         "recording": {

@@ -30,11 +30,11 @@ import urllib3
 from jinja2.sandbox import SandboxedEnvironment
 from requests.adapters import HTTPAdapter
 
-from firmware.core.call import Call, ClockRead, EventType, Recording, event, told
+from firmware.core.call import Call, ClockRead, Recording, event, told
 from firmware.core.caller import Caller
 from firmware.core.facts import DeliveryFact
 from firmware.core.numbers import Dialled, e164
-from firmware.core.outbox import Event, Outbox, OutboxEntry, Stream
+from firmware.core.outbox import Event, EventType, Outbox, OutboxEntry, Stream
 from firmware.core.privacy import masked
 from firmware.delivery.courier import Answer, Courier, Delivery
 from firmware.delivery.keys import HmacKey, Unready, private_text

@@ -410,7 +410,7 @@ class CallStore(CallReader):
             changes.append(Put(f"events.{event.stream}", sequence, self._body(event, sequence)))
         for name, value in notes.items():
             numbers = [number for number, _ in written.values()]
-            number = written[name][0] if name in written else max([*numbers, *self._numbers("unit")], default=0) + 1
+            number = written[name][0] if name in written else max([*numbers, *self._given("unit")], default=0) + 1
             written[name] = number, value
             changes.append(Put("unit", number, {"name": name, "value": value}))
         if sign:
@@ -501,7 +501,7 @@ class CallStore(CallReader):
         self._looked[stream] = looked
         return kept_from
 
-    def _numbers(self, table: str) -> list[int]:
+    def _given(self, table: str) -> list[int]:
         """The highest number that a table has given."""
         docs = self.storage.tables.get(table)
         return [docs.last_id] if docs else []
