@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("bench", nargs="*", help=f"of {', '.join(_BENCHES)}; default: all")
     parser.add_argument(
-        "--quick", action="store_true", help="two minutes instead of half an hour; no result is written"
+        "--quick", action="store_true", help="a few minutes instead of over an hour; no result is written"
     )
     parser.add_argument("--json", action="store_true", help="figures as JSON on standard output")
     args = parser.parse_args()
@@ -84,10 +84,12 @@ def main() -> None:
             bar.remove_task(task)
             tables.append(table)
             _show(table, console)
+            if not args.quick:
+                written = _write(table)  # at once: an hour's tables outlive the bench that fails last
     if args.json:
         print(json.dumps({"machine": _machine(), **{key: v for t in tables for key, v in t.figures.items()}}, indent=1))
     if not args.quick:
-        console.print(f"Written: {_write(tables, args.bench)}", soft_wrap=True)
+        console.print(f"Written: {written}", soft_wrap=True)
 
 
 def _show(table: Table, console: Console) -> None:
@@ -99,13 +101,13 @@ def _show(table: Table, console: Console) -> None:
     console.print(shown)
 
 
-def _write(tables: list[Table], named: list[str]) -> Path:
-    """One file a day; benches that ran again replace their table in it."""
+def _write(table: Table) -> Path:
+    """One file a day; a bench that ran again replaces its table in it."""
     _RESULTS.mkdir(exist_ok=True)
     path = _RESULTS / f"{time.strftime('%Y-%m-%d')}.md"
     parts = path.read_text(encoding="utf-8").split("\n## ")[1:] if path.exists() else []
     kept = {"## " + part.split("\n", 1)[0]: "## " + part.rstrip() for part in parts}
-    kept |= {f"## {table.title}": table.markdown() for table in tables}
+    kept[f"## {table.title}"] = table.markdown()
     head = f"# {path.stem}\n\n{_machine()}\n\n`python -m tests.bench`; ratios are what to compare, not seconds."
     path.write_text("\n\n".join([head, *kept.values()]) + "\n", encoding="utf-8")
     return path
