@@ -53,12 +53,22 @@ from firmware.delivery.mqtt import MqttPublisher
 from firmware.engine.journal import Journal, JournalledReads
 from firmware.engine.loop import Engine
 from firmware.local_api import LocalServer
-from firmware.management import Management, contract, settings_hash
+from firmware.management import Management, contract
 from firmware.recording.recorder import Recorder, RecorderThread
 from firmware.recording.repair import repair
 from firmware.records.store import CallStore, StoreError
-from firmware.settings import BrokerSettings, LineSettings, Settings, WebhookSettings
-from firmware.vitals import disk_free_mb
+from firmware.settings import (
+    BrokerSettings,
+    LineSettings,
+    Patch,
+    Settings,
+    SettingsError,
+    WebhookSettings,
+    patched,
+    public_hash,
+    read_patch,
+)
+from firmware.vitals import disk_free_mb, serial_number
 from hw.board import Board
 
 log = logging.getLogger(__name__)
@@ -79,7 +89,8 @@ class Driver(Protocol):
 class Unit:
     """The recorder of one unit. live False: no threads and no broker; the caller steps it through virtual time.
 
-    now, read_clock and new_call_id are the unit's only sources of time and chance.
+    now, read_clock and new_call_id are the unit's only sources of time and chance. filed, patch: the settings file's,
+    and what was changed over it from afar; such a change is refused where filed is None.
     """
 
     def __init__(
@@ -92,6 +103,8 @@ class Unit:
         read_clock: Callable[[], ClockRead] = clock.read_clock,
         new_call_id: Callable[[], str] = clock.new_call_id,
         boot_id: str | None = None,
+        filed: Settings | None = None,
+        patch: Patch | None = None,
     ) -> None:
         self.settings, self.board = settings, board
         self._now = now
@@ -121,7 +134,8 @@ class Unit:
         self.publishers = {broker.name: self._publisher(broker) for broker in settings.broker} if live else {}
         self.couriers = self._couriers() if live else {}
         self.local = LocalServer(data)
-        self.management = Management(settings, self.store, self)
+        self.management = Management(settings, self.store, self, filed, patch)
+        self.restarts = False  # it ends only to begin anew
         self._unsaved: list[SaveCall] = []
         self._store_fault: str | None = None
         self._health: dict[str, str | None] = (
@@ -235,6 +249,7 @@ class Unit:
             driver.start()
         self.engine.every(0.2, lambda: self.local.answer_all(self.store.obey))
         self.engine.every(5.0, self._watch_recorders)
+        self.engine.every(1.0, self._stop_to_restart)
         self._show_panel()
 
     def deliver(self) -> None:
@@ -265,8 +280,10 @@ class Unit:
         self._save()
         if self._unsaved:
             log.error("event=calls_lost count=%d", len({save.call.call_id for save in self._unsaved}))
-        for deliverer in self._deliverers:
-            deliverer.close()
+        for publisher in self.publishers.values():
+            publisher.close("maintenance" if self.restarts else "offline")
+        for courier in self.couriers.values():
+            courier.close()
         try:
             self.store.close()
         except StoreError as error:
@@ -405,7 +422,14 @@ class Unit:
         else:
             log.error("event=recorder_stuck")
 
+    def _stop_to_restart(self) -> None:
+        if self.restarts and not self.engine.busy and not self._unsaved:
+            self.engine.stop()
+
     # -- what the management has done
+
+    def restart(self) -> None:
+        self.restarts = True
 
     def switch(self, enabled: bool) -> None:
         for number in self.recorders:
@@ -480,7 +504,7 @@ class Unit:
                     broker.discovery,
                     broker.discovery_prefix,
                     branch,
-                    f"{unit.site}-{unit.unit}",
+                    f"{unit.site.replace('-', '--')}-{unit.unit}",  # shop-1, a is not shop, 1-a
                     len(self.recorders),
                     self.info(),
                 )
@@ -506,12 +530,13 @@ class Unit:
     def info(self) -> dict[str, Any]:
         return {
             "model": self.board.title,
+            "serial": serial_number(),
             "version": VERSION,
             "contract": 1,
             "boot_id": self.boot_id,
             "store_id": self.store.store_id,
             "public_key": self.store.public_key,
-            "settings_hash": settings_hash(self.settings),
+            "settings_hash": public_hash(self.settings),
             "capabilities": sorted(contract()),
             "lines": len(self.recorders),
         }
@@ -632,17 +657,36 @@ def _heard_by(lane: RecorderThread, listener: Listener, line: int) -> Callable[[
     return take
 
 
-def run(settings: Settings, board: Board) -> None:
-    """`tsuroku run`: the unit on its real hardware, until SIGTERM or Ctrl-C."""
-    unit = Unit(settings, board)
+def run(filed: Settings, board: Board, *, pin_factory: Any | None = None) -> None:
+    """`tsuroku run`: the unit on its real hardware, until SIGTERM or Ctrl-C. filed: of the settings file."""
+    unit: Unit | None = None
+    stopping = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+        if unit:
+            unit.engine.stop()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: unit.engine.stop())
-    drivers, panel = hardware(unit)
-    unit.start(drivers, panel)
-    try:
-        unit.run()
-    finally:
-        unit.close()
+        signal.signal(number, stop)
+    while not stopping:
+        try:
+            patch = read_patch(filed)
+        except SettingsError as error:
+            log.error("event=patch_ignored reason=%s", error)
+            patch = None
+        unit = Unit(patched(filed, patch.values, "patch") if patch else filed, board, filed=filed, patch=patch)
+        drivers, panel = hardware(unit, pin_factory=pin_factory)
+        unit.start(drivers, panel)
+        try:
+            if not stopping:
+                unit.run()
+        finally:
+            unit.close()
+        if not unit.restarts:
+            return
+        log.info("event=restart reason=settings_changed")
 
 
 def _tell_systemd(state: str) -> None:

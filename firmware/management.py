@@ -6,7 +6,6 @@ It decides and writes down; what it wants done it asks of `Hands`, which app giv
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,6 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, cast
-from urllib.parse import urlsplit
 
 import fastjsonschema
 
@@ -29,7 +27,15 @@ from firmware.core.facts import Input, MessageReceived
 from firmware.core.line import Mute, SaveCall, ShowLine
 from firmware.core.outbox import Event, Stream
 from firmware.records.store import CallStore, StoreError
-from firmware.settings import Settings
+from firmware.settings import (
+    Patch,
+    Settings,
+    SettingsError,
+    patched,
+    public,
+    public_hash,
+    write_patch,
+)
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +59,9 @@ class Hands(Protocol):
     def patient(self) -> set[str]:
         """Sinks that keep events back on purpose now: nothing is stuck there."""
 
+    def restart(self) -> None:
+        """Start anew, once nobody is calling."""
+
     def info(self) -> dict[str, Any]: ...
     def faults(self) -> dict[str, str]:
         """By device and line, as codec/1: what is wrong."""
@@ -66,8 +75,20 @@ class _Pause:
 
 
 class Management:
-    def __init__(self, settings: Settings, store: CallStore, hands: Hands) -> None:
-        self._settings, self._store, self._hands = settings, store, hands
+    """settings: those in force. filed: those of the settings file, where a command may put others over them; patch:
+    those that one has put there.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: CallStore,
+        hands: Hands,
+        filed: Settings | None = None,
+        patch: Patch | None = None,
+    ) -> None:
+        self._settings, self._filed, self._patch, self._store, self._hands = settings, filed, patch, store, hands
+        self._changed = False  # a patch is written, but not yet in force
         now = store.read_clock()
         lines = {line.number: line.number_display for line in settings.line}
         limits = Limits(**dataclasses.asdict(settings.watch))
@@ -91,6 +112,10 @@ class Management:
             if doc["line"] in seen and (doc["ended"] or doc["opened"]):
                 self.watch.last_call(doc["line"], datetime.fromisoformat(doc["ended"] or doc["opened"]).timestamp())
                 seen.discard(doc["line"])
+        before, after = self._store.note("settings_hash"), public_hash(self._settings)
+        if before != after:
+            by = self._patch.by if self._patch else None
+            self._audit("settings.changed", "settings", before=before, after=after, by=by)
         if not self.enabled:
             self._hands.switch(False)
             self._hands.mute(Mute(from_ns=0, at_ns=self._now_ns))
@@ -211,18 +236,20 @@ class Management:
                 judged.refused,
             )
         if judged.changed and judged.method:
-            self._audit("command.done", judged.asker, judged.method)
+            asker = judged.asker
+            self._audit("command.done", judged.method, method=judged.method, src=asker.src, by_way_of=asker.sink)
         if judged.answer is not None:
             self._hands.answer(message.sink, f"rpc/res/{judged.asker.src}", judged.answer)
 
-    def _audit(self, type_: str, asker: Asker, method: str) -> None:
+    def _audit(self, type_: str, subject: str, **data: Any) -> None:
         now = self._store.read_clock()
-        data = {"method": method, "src": asker.src, "by_way_of": asker.sink, "clock": now.state}
-        event = Event(stream="audit", type=type_, subject=method, time=now.iso(now.mono_ns), data=data)
+        event = Event(
+            stream="audit", type=type_, subject=subject, time=now.iso(now.mono_ns), data={**data, "clock": now.state}
+        )
         try:
-            self._store.tell([event])
+            self._store.tell([event], {"settings_hash": data["after"]} if type_ == "settings.changed" else {})
         except StoreError as error:
-            log.error("event=audit_not_written method=%s reason=%s", method, error)
+            log.error("event=audit_not_written subject=%s reason=%s", subject, error)
 
     def _written(self, events: Sequence[Event] = (), **notes: Any) -> None:
         """Raises CommandError."""
@@ -370,26 +397,42 @@ class Management:
         return {"seconds": 30}
 
     def config(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
-        return {"settings": public_settings(self._settings), "hash": settings_hash(self._settings)}
+        return {"settings": public(self._settings), "hash": public_hash(self._settings)}
+
+    def patch(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
+        """Keep values over those of the settings file. The unit starts anew with them once nobody is calling."""
+        if self._filed is None:
+            raise CommandError(FAILED, "The settings of this unit stand in no file; nothing can be changed from afar.")
+        if self._changed:
+            raise CommandError(FAILED, "Changed settings wait for a call to end; try again when the unit is back.")
+        if params["base_hash"] != public_hash(self._settings):
+            raise CommandError(
+                FAILED, "The settings are not those of base_hash any more; read them again (config.get)."
+            )
+        values = {section: dict(own) for section, own in self._patch.values.items()} if self._patch else {}
+        for section, given in params["patch"].items():
+            own = values.setdefault(section, {})
+            for key, value in given.items():
+                if value is None:  # RFC 7396: what the file says counts again
+                    own.pop(key, None)
+                else:
+                    own[key] = value
+        try:
+            after = patched(self._filed, values, "patch")
+        except SettingsError as error:
+            raise CommandError(INVALID_PARAMS, str(error)) from error
+        now = self._store.read_clock()
+        patch = Patch(base=public_hash(self._filed), values=values, by=asker.src, at=now.iso(now.mono_ns))
+        try:
+            write_patch(self._filed, patch)
+        except OSError as error:
+            raise CommandError(FAILED, f"The change cannot be written ({error.strerror}); nothing changed.") from error
+        self._changed = True
+        self._hands.restart()
+        return {"settings": public(after), "hash": public_hash(after)}
 
     def device_info(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
         return self._hands.info()
-
-
-def public_settings(settings: Settings) -> dict[str, Any]:
-    """The settings as JSON, without what is secret (that stands in files) and without anybody's number."""
-    told = cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(settings), default=str)))
-    told["recording"]["do_not_record"] = len(settings.recording.do_not_record)
-    for webhook in told["webhook"]:
-        webhook["url"] = urlsplit(webhook["url"]).hostname  # behind it may stand a token
-        webhook["numbers"] = len(webhook["numbers"])
-    return told
-
-
-def settings_hash(settings: Settings) -> str:
-    # Of what everybody may see: a number in it could be found by trying all of them.
-    text = json.dumps(public_settings(settings), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _no_such_call() -> CommandError:
@@ -415,6 +458,7 @@ def _methods(of: Management) -> dict[str, Method]:
         "callback.done": of.callback_done,
         "alarm.acknowledge": of.acknowledge,
         "config.get": of.config,
+        "config.patch": of.patch,
         "identify": of.identify,
     }
     methods = {

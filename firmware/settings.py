@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
+import json
+import os
 import re
 import tomllib
 import types
@@ -21,6 +24,10 @@ from firmware.core.privacy import Privacy
 
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+
+
+_PATCH = "settings-patch.json"  # below the data folder
+_PATCHABLE = ("recording", "events", "watch")
 
 
 class SettingsError(ValueError):
@@ -181,6 +188,93 @@ def parse(text: str, name: str) -> Settings:
     settings: Settings = _dataclass(Settings, table, name, "")
     _check(settings, name)
     return settings
+
+
+def public(settings: Settings) -> dict[str, Any]:
+    """The settings as JSON, without what is secret (that stands in files) and without anybody's number."""
+    told = typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(settings), default=str)))
+    told["recording"]["do_not_record"] = len(settings.recording.do_not_record)
+    for webhook in told["webhook"]:
+        webhook["url"] = urlsplit(webhook["url"]).hostname  # behind it may stand a token
+        webhook["numbers"] = len(webhook["numbers"])
+    return told
+
+
+def public_hash(settings: Settings) -> str:
+    """SHA-256 of public(): a number in it could be found by trying all of them."""
+    return hashlib.sha256(json.dumps(public(settings), sort_keys=True).encode()).hexdigest()
+
+
+# -- what was changed from afar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patch:
+    """Values over those of the settings file, by section and key. base: public_hash() of the file's.
+
+    It is good for that file only: whoever edits the file has the last word.
+    """
+
+    base: str
+    values: dict[str, dict[str, Any]]
+    by: str
+    at: str  # UTC
+
+
+def patched(settings: Settings, values: object, name: str) -> Settings:
+    """The settings with some values put over them. Raises SettingsError; name stands for where they come from."""
+    if not isinstance(values, dict):
+        raise SettingsError(f"{name}: must be an object of sections.")
+    sections: dict[str, Any] = {}
+    for section, given in values.items():
+        if section not in _PATCHABLE:
+            raise SettingsError(f"{name}: only {', '.join(_PATCHABLE)} can be changed from afar, not {str(section)!r}.")
+        if isinstance(given, dict) and "do_not_record" in given:
+            raise SettingsError(f"{name}: do_not_record can be changed in the settings file only.")
+        own = getattr(settings, section)
+        if isinstance(given, dict):
+            own_table = {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(own).items()}
+            given = own_table | given
+        sections[section] = _dataclass(type(own), given, name, section)
+    changed = dataclasses.replace(settings, **sections)
+    _check(changed, name)
+    return changed
+
+
+def read_patch(filed: Settings) -> Patch | None:
+    """What was changed from afar; None: nothing was. Raises SettingsError for what is of no use (any more)."""
+    path = filed.unit.data_dir / _PATCH
+    try:
+        patch = Patch(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror}); run this as the user tsuroku.") from error
+    except (ValueError, TypeError) as error:
+        raise SettingsError(f"{path}: is damaged, so the settings file counts alone; remove it.") from error
+    if patch.base != public_hash(filed):
+        raise SettingsError(
+            f"{path}: was made over another settings file, which was edited since; that counts alone. Remove it, or "
+            "change the settings from afar anew."
+        )
+    patched(filed, patch.values, str(path))
+    return patch
+
+
+def write_patch(filed: Settings, patch: Patch) -> None:
+    """On return it is on the disk. Raises OSError."""
+    path = filed.unit.data_dir / _PATCH
+    new = path.with_suffix(".new")
+    with os.fdopen(os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
+        json.dump(dataclasses.asdict(patch), file)
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _check(settings: Settings, name: str) -> None:

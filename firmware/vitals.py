@@ -7,6 +7,7 @@ from pathlib import Path
 
 _THERMAL = Path("/sys/class/thermal/thermal_zone0/temp")
 _HWMON = Path("/sys/class/hwmon")
+_SERIAL = Path("/proc/device-tree/serial-number")
 
 
 def disk_free_mb(directory: Path) -> int | None:
@@ -34,3 +35,11 @@ def under_voltage(hwmon: Path = _HWMON) -> bool | None:
     except OSError:
         pass
     return None
+
+
+def serial_number(path: Path = _SERIAL) -> str | None:
+    """The Raspberry Pi's own, as it stands on its processor."""
+    try:
+        return path.read_text(encoding="ascii").strip("\0\n ") or None
+    except (OSError, UnicodeDecodeError):
+        return None

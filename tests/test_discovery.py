@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import pytest
-from jinja2 import StrictUndefined
+from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from firmware.core import callbacks
@@ -78,6 +78,11 @@ def test_ids_and_names_are_unique_and_topics_the_units_own(lines: int) -> None:
         topics = {value for name, value in each.items() if name.endswith("topic")}
         assert all(topic.startswith(f"{BRANCH}/") for topic in topics)
         assert each["availability_topic"] == f"{BRANCH}/status"
+        says = {
+            status: Template(each["availability_template"]).render(value=status)
+            for status in ("online", "offline", "maintenance")
+        }
+        assert says == {"online": "online", "offline": "offline", "maintenance": "offline"}
 
 
 def test_every_type_of_call_event_is_known_to_home_assistant() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
+import signal
 import threading
 import time
 import uuid
@@ -13,15 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gpiozero.pins.mock import MockFactory
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
+from pytest_mock import MockerFixture
 
 from drivers.signals import LoopEdge
 from drivers.virtual import scenario as story
 from drivers.virtual.broker import VirtualBroker
+from firmware.app import run
 from firmware.core.call import ClockRead
-from firmware.settings import BrokerSettings
+from firmware.local_api import ask
+from firmware.settings import BrokerSettings, WatchSettings, public_hash
 from firmware.simulate import results, stepped
+from hw import board
 from tests.contract import check, check_result
 from tests.days import number_display_day
 from tests.test_log import no_file_longer_than
@@ -132,9 +139,73 @@ def test_every_command_of_the_contract_is_answered(shop: Running, crm: System) -
     assert crm.ask("recording.resume")["paused"] is None
     for method, params in (("recording.locate", {"call_id": call_id}), ("alarm.acknowledge", {"alarm": "disk"})):
         assert crm.answer(crm.request(method, **params))["error"]["code"] == -32003
-    audit = crm.until(lambda: crm.of("event/audit")[3:] and crm.of("event/audit"))
+    audit = crm.until(lambda: crm.of("event/audit")[4:] and crm.of("event/audit"))
     changed = ["recording.protect", "callback.done", "recording.pause", "recording.resume"]
-    assert [event["data"]["method"] for event in audit] == changed
+    assert audit[0]["type"] == "settings.changed" and audit[0]["data"]["before"] is None
+    assert [event["data"]["method"] for event in audit[1:]] == changed
+
+
+def test_settings_changed_from_afar_come_into_force_and_outlive_a_restart(
+    tmp_path: Path, broker: VirtualBroker, crm: System, caplog: pytest.LogCaptureFixture, mocker: MockerFixture
+) -> None:
+    """The unit as `tsuroku run` has it, its pins and no devices; it is spoken to from another thread."""
+    mocker.patch("firmware.clock._clock_state", return_value="ntp")  # what runs this may have found no time server
+    filed, facts = settings(tmp_path / "data", at(broker.port, audit=True)), board.load("line-tap-1")
+    failed: list[BaseException] = []
+
+    def manage() -> None:
+        try:
+            got = crm.until(lambda: crm.of("info")) and crm.ask("config.get")
+            assert got["settings"]["recording"]["pre_roll_s"] == 5.0
+            patch = {"recording": {"pre_roll_s": 8}, "watch": {"long_call_min": 90}}
+            stale = crm.answer(crm.request("config.patch", base_hash="0" * 64, patch=patch))
+            assert stale["error"]["code"] == -32003
+            wrong = crm.answer(crm.request("config.patch", base_hash=got["hash"], patch={"recording": {"rate_hz": 1}}))
+            assert wrong["error"]["code"] == -32602 and "rate_hz" in wrong["error"]["message"]
+            told = crm.ask("config.patch", base_hash=got["hash"], patch=patch)
+            crm.until(lambda: crm.of("info")[-1]["settings_hash"] == told["hash"], 30)
+            words = [payload for topic, payload, _ in crm.heard if topic == "status"]
+            assert words == [b"online", b"maintenance", b"online"]
+            crm.until(lambda: [e for e in crm.of("event/audit") if e["type"] == "settings.changed"][1:])
+            assert crm.of("event/audit")[-1]["data"]["by"] == "crm"
+            back = {"recording": {"pre_roll_s": None}}
+            told = crm.ask("config.patch", base_hash=told["hash"], patch=back)
+            crm.until(lambda: crm.of("info")[-1]["settings_hash"] == told["hash"], 30)
+            now = crm.ask("config.get")["settings"]
+            assert (now["recording"]["pre_roll_s"], now["watch"]["long_call_min"]) == (5.0, 90)
+        except BaseException as error:  # noqa: BLE001  it is raised again below
+            failed.append(error)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=manage).start()
+    run(filed, facts, pin_factory=MockFactory())
+    assert not failed, failed
+    edited = dataclasses.replace(filed, watch=WatchSettings(long_call_min=45))
+    threading.Thread(target=lambda: (time.sleep(1), os.kill(os.getpid(), signal.SIGTERM))).start()
+    run(edited, facts, pin_factory=MockFactory())
+    assert crm.of("info")[-1]["settings_hash"] == public_hash(edited)
+    assert "patch_ignored" in caplog.text
+
+
+def test_a_unit_without_a_settings_file_is_not_changed_from_afar(shop: Running, crm: System) -> None:
+    patch = crm.request("config.patch", base_hash=crm.ask("config.get")["hash"], patch={"events": {"keep_days": 3}})
+    assert "stand in no file" in crm.answer(patch)["error"]["message"]
+
+
+def test_what_is_done_on_the_unit_itself_is_audited(shop: Running, crm: System) -> None:
+    call_id = shop.missed()
+    data = shop.unit.settings.unit.data_dir
+    for request in (
+        {"do": "hold", "call_id": call_id, "reason": "a dispute"},
+        {"do": "release", "call_id": call_id},
+        {"do": "erase", "call_ids": [call_id], "reason": "asked for"},
+    ):
+        ask(data, {**request, "who": "owner"})
+    audit = crm.until(lambda: [e for e in crm.of("event/audit") if e["type"] == "command.done"][2:])
+    assert audit[0]["data"]["method"] == "store.erase" and audit[0]["data"]["by_way_of"] == "local"
+    methods = [e["data"]["method"] for e in crm.of("event/audit") if e["type"] == "command.done"]
+    assert methods == ["store.hold", "store.release", "store.erase"]
 
 
 def test_the_switch_goes_both_ways_and_outlives_a_restart(tmp_path: Path, broker: VirtualBroker, crm: System) -> None:

@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers.modem import MODELS
-from firmware.settings import LineSettings, SettingsError, load, parse
+from firmware.settings import (
+    LineSettings,
+    Patch,
+    SettingsError,
+    load,
+    parse,
+    patched,
+    public,
+    public_hash,
+    read_patch,
+    write_patch,
+)
 
 GOOD = """
 [unit]
@@ -136,3 +147,68 @@ def test_any_text_is_settings_or_one_sentence(text: str) -> None:
         parse(GOOD + text, "s.toml")
     except SettingsError as error:
         assert str(error).startswith("s.toml: ")
+
+
+json_: st.SearchStrategy[object] = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.integers()), st.just({})
+)
+FILED = parse(GOOD + "[recording]\npre_roll_s = 4.0\ndo_not_record = ['03-0000-1234']\n", "s.toml")
+
+
+def test_what_is_changed_from_afar_stands_over_the_file() -> None:
+    settings = patched(FILED, {"recording": {"pre_roll_s": 9}, "watch": {"disk_free_mb": 5}}, "patch")
+    assert settings.recording.pre_roll_s == 9 and settings.watch.disk_free_mb == 5
+    assert settings.recording.do_not_record == FILED.recording.do_not_record
+    assert public_hash(settings) != public_hash(FILED)
+    assert patched(FILED, {}, "patch") == FILED
+
+
+@pytest.mark.parametrize(
+    ("patch", "sentence"),
+    [
+        ([], "patch: must be an object of sections."),
+        ({"broker": {}}, "patch: only recording, events, watch can be changed from afar, not 'broker'."),
+        ({"unit": {"data_dir": "/"}}, "patch: only recording, events, watch can be changed from afar, not 'unit'."),
+        ({"recording": {"do_not_record": []}}, "patch: do_not_record can be changed in the settings file only."),
+        ({"recording": 5}, "patch: [recording] must be a section (write it as [recording])."),
+        (
+            {"recording": {"pre_rol_s": 5}},
+            "patch: [recording] has no key 'pre_rol_s'; did you mean 'pre_roll_s'?",
+        ),
+        (
+            {"recording": {"ring_s": 20, "pre_roll_s": 20}},
+            "patch: [recording] ring_s = 20.0 is too short; give it pre_roll_s + 15 or more.",
+        ),
+        ({"watch": {"disk_free_mb": True}}, "patch: [watch] disk_free_mb = True must be a whole number."),
+    ],
+)
+def test_what_cannot_be_changed_from_afar_is_told(patch: object, sentence: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        patched(FILED, patch, "patch")
+    assert str(error.value) == sentence
+
+
+@given(st.dictionaries(st.sampled_from(["recording", "events", "watch", "unit"]), st.dictionaries(st.text(), json_)))
+def test_any_patch_is_taken_whole_or_refused_in_a_sentence(patch: dict[str, dict[str, object]]) -> None:
+    try:
+        changed = patched(FILED, patch, "patch")
+    except SettingsError as error:
+        assert str(error).startswith("patch: ")
+    else:
+        assert public(changed)["unit"] == public(FILED)["unit"]
+
+
+def test_whoever_edits_the_file_has_the_last_word(tmp_path: Path) -> None:
+    filed = parse(GOOD.replace("/var/lib/tsuroku", str(tmp_path)), "s.toml")
+    assert read_patch(filed) is None
+    patch = Patch(base=public_hash(filed), values={"events": {"keep_days": 3}}, by="crm", at="2026-11-26T00:00:00.000Z")
+    write_patch(filed, patch)
+    path = tmp_path / "settings-patch.json"
+    assert read_patch(filed) == patch and path.stat().st_mode & 0o777 == 0o600
+    edited = parse(GOOD.replace("/var/lib/tsuroku", str(tmp_path)) + "[watch]\ndisk_free_mb = 7\n", "s.toml")
+    with pytest.raises(SettingsError, match="another settings file"):
+        read_patch(edited)
+    for damaged in ("", "[]", "{}", path.read_text()[:-9]):
+        path.write_text(damaged)
+        with pytest.raises(SettingsError, match="is damaged, so the settings file counts alone; remove it"):
+            read_patch(filed)

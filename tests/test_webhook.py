@@ -27,9 +27,8 @@ from firmware.core.numbers import Dialled
 from firmware.core.outbox import EVENT_TYPES, EventType
 from firmware.delivery import courier
 from firmware.delivery.webhook import Webhook, signature, zammad, zoho
-from firmware.management import public_settings
 from firmware.records.store import read_table
-from firmware.settings import NotifySettings, Settings, WebhookSettings
+from firmware.settings import NotifySettings, Settings, WebhookSettings, public
 from firmware.simulate import stepped
 from hw import board
 from tests.receiver import Receiver, Reply, babbles, breaks_off, dawdles, drips, hangs, receiving, resets, until
@@ -326,7 +325,7 @@ def test_doctor_tries_a_webhook_and_tells_how_a_telephone_was_last(
 def test_what_a_consumer_may_read_of_the_settings_holds_no_address_and_no_number(tmp_path: Path) -> None:
     with receiving() as receiver:
         shop = chosen(tmp_path, receiver, format="zammad", numbers=("0300000001",))
-    told_of = json.dumps(public_settings(shop))
+    told_of = json.dumps(public(shop))
     assert "/hook" not in told_of and "0300000001" not in told_of and "127.0.0.1" in told_of
 
 

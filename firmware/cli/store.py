@@ -249,7 +249,7 @@ def hold(args: argparse.Namespace) -> int:
 def release(args: argparse.Namespace) -> int:
     data, call = one_call(args)
     with _in_words(data):
-        _do(data, {"do": "release", "call_id": call["call_id"]})
+        _do(data, {"do": "release", "call_id": call["call_id"], "who": getpass.getuser()})
     print(f"{call['call_id']}: is no longer held.")
     return 0
 

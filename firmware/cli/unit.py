@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from firmware.cli.main import InputError, json_line, log_to_stderr
-from firmware.settings import Settings, SettingsError, load
+from firmware.settings import Settings, SettingsError, load, read_patch
 from hw import board
 
 
@@ -125,4 +125,14 @@ def settings_check(args: argparse.Namespace) -> int:
     settings, facts = settings_of(args)
     lines = len(settings.line)
     print(f"{args.settings}: in order; {lines} line{'s' if lines > 1 else ''} on board {facts.name}.")
+    try:
+        patch = read_patch(settings)
+    except SettingsError as error:
+        print(error)
+        return 1
+    if patch:
+        values = ", ".join(
+            f"[{section}] {key} = {v!r}" for section, own in patch.values.items() for key, v in own.items()
+        )
+        print(f"Changed over it by {patch.by} ({patch.at}): {values or 'nothing any more'}.")
     return 0

@@ -28,7 +28,7 @@ _FAULT = "{{ 'ON' if value_json.state in ['line_cut', 'held_open'] else 'OFF' }}
 def messages(
     style: Literal["device", "components"], prefix: str, branch: str, name: str, lines: int, info: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Retained payloads by topic. prefix: Home Assistant's; name: SITE-UNIT, the unit's own among all of a broker."""
+    """Retained payloads by topic. prefix: Home Assistant's; name: the unit's own among all of a broker."""
     node = f"tsuroku-{name}"
     device = {
         "identifiers": [node],
@@ -39,6 +39,7 @@ def messages(
     }
     availability = {
         "availability_topic": f"{branch}/status",
+        "availability_template": "{{ 'online' if value == 'online' else 'offline' }}",  # maintenance: it is away
         "payload_available": "online",
         "payload_not_available": "offline",
     }

@@ -302,14 +302,14 @@ class MqttPublisher:
         self._refused.pop((stream, sequence), None)
         self._held.pop((stream, sequence), None)
 
-    def close(self) -> None:
-        """Say `offline` and disconnect: at most 2 s, at once while the broker is away. Nothing is posted after it."""
+    def close(self, last: str = "offline") -> None:
+        """Say a last status and disconnect: 2 s at most, at once while the broker is away. Nothing is posted then."""
         self._closed = True
         client, self._client = self._client, None
         if client is None:
             return
         until_s = time.monotonic() + _CLOSE_S
-        if self._session is not None and not self._said_offline(client):
+        if self._session is not None and not self._said(client, last):
             # A DISCONNECT would suppress the will and leave `online` retained: break off, the broker sends the will.
             sock = client.socket()
             if isinstance(sock, socket.socket):
@@ -322,8 +322,8 @@ class MqttPublisher:
         if not away and self._network is not None:
             self._network.join(max(0.0, until_s - time.monotonic()))
 
-    def _said_offline(self, client: mqtt.Client) -> bool:
-        answer = client.publish(f"{self._branch}/status", _OFFLINE, 1, True)
+    def _said(self, client: mqtt.Client, last: str) -> bool:
+        answer = client.publish(f"{self._branch}/status", last, 1, True)
         try:
             answer.wait_for_publish(_CLOSE_S - 0.4)
             return answer.is_published()

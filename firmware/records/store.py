@@ -508,23 +508,23 @@ class CallStore(CallReader):
 
     # -- what must stay, and what must go
 
-    def hold(self, call_id: str, reason: str, who: str) -> None:
-        """Keep a call whatever retention or an erasure says. Raises KeyError for a call that is not here."""
+    def hold(self, call_id: str, reason: str, who: str, told: Sequence[Event] = ()) -> None:
+        """Keep a call whatever retention or an erasure says, and write an event. Raises KeyError for no such call."""
         doc_id = self._doc_id(call_id)
         if doc_id is None:
             raise KeyError(call_id)
         at = self.read_clock()
         held = {"call_id": call_id, "reason": reason, "who": who, "at": at.iso(at.mono_ns)}
-        self._write([Put("holds", doc_id, held), *self._checkpoint()])
+        self._tell([Put("holds", doc_id, held)], told, {}, sign=True)
 
-    def release(self, call_id: str) -> None:
+    def release(self, call_id: str, told: Sequence[Event] = ()) -> None:
         """Raises KeyError for a call that is not held."""
         held = [doc_id for doc_id, doc in View(self.storage, "holds").documents() if doc["call_id"] == call_id]
         if not held:
             raise KeyError(call_id)
-        self._write([Remove("holds", doc_id, doc_id) for doc_id in held] + self._checkpoint())
+        self._tell([Remove("holds", doc_id, doc_id) for doc_id in held], told, {}, sign=True)
 
-    def remove(self, call_ids: Collection[str], reason: str, who: str) -> list[str]:
+    def remove(self, call_ids: Collection[str], reason: str, who: str, audit: Sequence[Event] = ()) -> list[str]:
         """Take calls and their events out, each with a tombstone. Returns those that stay: they are held, or open.
 
         Their lines are still in the log until purge_steps() has been through it.
@@ -555,7 +555,7 @@ class CallStore(CallReader):
                     "purged": False,
                 }
                 changes.append(Put("tombstones", number, tombstone))
-            self._write([*changes, *self._checkpoint()])
+            self._tell(changes, audit, {}, sign=True)
             self._to_purge = True
             for stream, sequence in told:  # nobody waits for them any more
                 for sink, own in self._cursors.items():
@@ -565,18 +565,22 @@ class CallStore(CallReader):
 
     def obey(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What `tsuroku store` asks for, here or over the unit's local socket. The answer, or why not as `error`."""
+        at = self.read_clock()
+        method = f"store.{request.get('do')}"
+        data = {"method": method, "src": str(request.get("who")), "by_way_of": "local", "clock": at.state}
+        audit = [Event(stream="audit", type="command.done", subject=method, time=at.iso(at.mono_ns), data=data)]
         try:
             match request:
                 case {"do": "hold", "call_id": str(call_id), "reason": str(reason), "who": str(who)}:
-                    self.hold(call_id, reason, who)
+                    self.hold(call_id, reason, who, audit)
                     return {}
-                case {"do": "release", "call_id": str(call_id)}:
-                    self.release(call_id)
+                case {"do": "release", "call_id": str(call_id), "who": str()}:
+                    self.release(call_id, audit)
                     return {}
                 case {"do": "erase", "call_ids": list(call_ids), "reason": str(reason), "who": str(who)} if all(
                     isinstance(call_id, str) for call_id in call_ids
                 ):
-                    return {"kept": self.remove(call_ids, reason, who)}
+                    return {"kept": self.remove(call_ids, reason, who, audit)}
                 case _:
                     return {"error": f"This version knows no request {request.get('do')!r}; update the unit."}
         except KeyError as error:
