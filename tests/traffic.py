@@ -20,7 +20,7 @@ from typing import Any
 
 from drivers.virtual import scenario as story
 from drivers.virtual.broker import VirtualBroker
-from firmware.settings import WatchSettings
+from firmware.settings import WatchSettings, public_hash
 from firmware.simulate import results, stepped, virtual_settings
 from tests.contract import message_of, messages
 from tests.units import at, running
@@ -121,13 +121,18 @@ def told(work: Path) -> list[str]:
     try:
         own = replace(at(broker.port), consumers=("desk",), audit=True)
         settings = replace(virtual_settings(day, work / "data"), broker=(own,))
-        with running(replace(settings, watch=WatchSettings(disk_free_mb=1_000_000))) as unit:
+        first = replace(settings, watch=WatchSettings(disk_free_mb=1_000_000))
+        with running(first, filed=first) as unit:
             unit.do(unit.unit.management.tick)
             listener.until(lambda line: "alarm.raised" in line)
             _ask_all(broker.port, recorded, missed)
             for switch in ("OFF", "ON"):
                 _run("mosquitto_pub", broker.port, "-q", "1", "-t", f"{BRANCH}/set/recording", "-m", switch)
-            listener.until(lambda line: "recording.switch" in line and '"sequence":7,' in line)
+            listener.until(lambda line: "recording.switch" in line and '"sequence":8,' in line)
+            patch = {"base_hash": public_hash(first), "patch": {"watch": {"disk_free_mb": None}}}
+            _ask(broker.port, 99, "config.patch", patch)
+            listener.until(lambda line: "config.patch" in line and '"sequence":9,' in line)
+        listener.until(lambda line: line == f"{BRANCH}/status maintenance")
         with running(settings) as unit:  # the disk is no longer too small
             unit.do(unit.unit.management.tick)
             listener.until(lambda line: "alarm.cleared" in line)
@@ -155,9 +160,11 @@ def _ask_all(port: int, recorded: str, missed: str) -> None:
         ("recording.locate", {"call_id": missed}),
     ]
     for number, (method, params) in enumerate(commands, 1):
-        request = {"jsonrpc": "2.0", "id": number, "src": "desk", "method": method, "params": params}
-        answer = json.loads(ask(port, request))
-        assert ("error" in answer) == (number == len(commands)), answer
+        assert ("error" in _ask(port, number, method, params)) == (number == len(commands))
+
+
+def _ask(port: int, number: int, method: str, params: dict[str, Any]) -> Any:
+    return json.loads(ask(port, {"jsonrpc": "2.0", "id": number, "src": "desk", "method": method, "params": params}))
 
 
 def ask(port: int, request: dict[str, Any]) -> str:

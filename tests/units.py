@@ -45,8 +45,10 @@ def set_clock() -> ClockRead:
 class Running:
     """A unit at work, its loop on a thread of its own. do() has work done there."""
 
-    def __init__(self, chosen: Settings, clock: Callable[[], ClockRead] = set_clock) -> None:
-        self.unit = Unit(chosen, board.load("line-tap-1"), read_clock=clock)
+    def __init__(
+        self, chosen: Settings, clock: Callable[[], ClockRead] = set_clock, filed: Settings | None = None
+    ) -> None:
+        self.unit = Unit(chosen, board.load("line-tap-1"), read_clock=clock, filed=filed)
         self._todo: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._numbers = itertools.count(1)
         self.unit.start([], None)
@@ -121,8 +123,10 @@ class Running:
 
 
 @contextmanager
-def running(chosen: Settings, clock: Callable[[], ClockRead] = set_clock) -> Iterator[Running]:
-    shop = Running(chosen, clock)
+def running(
+    chosen: Settings, clock: Callable[[], ClockRead] = set_clock, filed: Settings | None = None
+) -> Iterator[Running]:
+    shop = Running(chosen, clock, filed)
     try:
         yield shop
     finally:
