@@ -406,7 +406,8 @@ class Unit:
             self.management.tick()
             self._note_topics()
             self.store.flush()
-            if not self.engine.busy and not self._unsaved:
+            sending = any(publisher.busy for publisher in self.publishers.values())
+            if not self.engine.busy and not self._unsaved and not sending:
                 self.store.upkeep()
         except StoreError as error:
             log.debug("event=flush_failed reason=%s", error)

@@ -354,8 +354,13 @@ def _check(settings: Settings, name: str) -> None:
                 f"{name}: [[broker]] {broker.name}: tls = false is allowed for this machine itself only; "
                 f"set tls = true for host {broker.host!r}."
             )
+        if broker.hmac_key_file and broker.privacy != "hmac":
+            raise SettingsError(f"{name}: [[broker]] {broker.name}: {_HMAC_ONLY}")
         if (broker.cert_file is None) != (broker.key_file is None):
             raise SettingsError(f"{name}: [[broker]] {broker.name}: cert_file and key_file must be given together.")
+
+
+_HMAC_ONLY = 'hmac_key_file does nothing without privacy = "hmac"; set that, or leave it out.'
 
 
 def _wrong_webhook(webhook: WebhookSettings, settings: Settings) -> str | None:
@@ -371,6 +376,8 @@ def _wrong_webhook(webhook: WebhookSettings, settings: Settings) -> str | None:
         return "url: http is allowed for this machine itself only; use https."
     if url.username or url.password:
         return "url holds a user or password; put a token into token_file instead."
+    if webhook.hmac_key_file and webhook.privacy != "hmac":
+        return _HMAC_ONLY
     for each in webhook.events:
         if each not in EVENT_TYPES:
             near = difflib.get_close_matches(each, EVENT_TYPES, n=1, cutoff=0.5)

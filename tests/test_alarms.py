@@ -268,3 +268,12 @@ def test_every_alarm_says_what_to_do_in_both_languages(kind: Kind) -> None:
     told = event("raised", alarm, said, ClockRead(mono_ns=1, wall_ns=S, state="ntp"))
     assert (told.stream, told.type, told.subject) == ("system", "alarm.raised", alarm.name)
     assert told.data["text"] == said
+
+
+@pytest.mark.parametrize(("wall_ns", "year"), [(0, 1970), (-(10**20), 1970), (10**20, 5138), (10**22, 9999)])
+def test_a_clock_that_stands_anywhere_stops_nothing(wall_ns: int, year: int) -> None:
+    now = ClockRead(mono_ns=5 * S, wall_ns=wall_ns, state="unsynced")
+    watch = Watch(Limits(), {1: True}, now, ())
+    raised, _ = watch.check(replace(WELL, clock="unsynced", disk_free_mb=1), now)
+    assert [alarm.name for alarm in raised] == ["disk"]
+    assert raised[0].since.startswith(f"{year}-")

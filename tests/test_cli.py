@@ -244,6 +244,10 @@ def test_settings_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_doctor_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path) -> None:
     """In a process of its own: PortAudio and the GPIO chip of this machine are opened."""
     path = settings_file(tmp_path, modem="/dev/none")
+    path.write_text(
+        f'{path.read_text()}password_file = "/none.password"\n'
+        f'[[notify]]\nname = "owner"\nurls_file = "{tmp_path}/settings.toml"\n'
+    )
     done = subprocess.run(
         [sys.executable, "-m", "firmware", "doctor", "--settings", str(path), "--json"],
         capture_output=True,
@@ -253,6 +257,10 @@ def test_doctor_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path) -> None:
         check=False,
     )
     found = {finding["what"]: finding for finding in map(json.loads, done.stdout.splitlines())}
+    assert found["broker/main"]["says"] == (
+        "password_file /none.password is not there; put it there and let the user tsuroku read it."
+    )
+    assert "notify/owner" not in found, "its file is there"
     assert (done.returncode, ours(done.stderr)) == (1, [])
     assert found["disk"]["state"] in ("good", "wrong")
     assert found["store"]["says"] == "no call has been filed yet."

@@ -636,6 +636,33 @@ def test_unusable_files_are_told_and_nothing_is_raised(tmp_path: Path, make_cent
         centre.publisher.close()
 
 
+@pytest.mark.realtime
+def test_what_happens_now_does_not_wait_for_what_is_sent_again(
+    broker: VirtualBroker, make_centre: Callable[..., Centre], subscriber: Subscriber
+) -> None:
+    centre = make_centre(broker.port, events_per_s=20)
+    centre.outbox.add("call", 200)
+    for key in centre.outbox.states:
+        centre.outbox.states[key] = "accepted"
+    centre.connect()
+    assert centre.publisher.replay("call", 1, 200) and centre.publisher.busy
+    centre.until(lambda: len(subscriber.of("event/call")) >= 10)
+    before = len(subscriber.of("event/call"))
+    centre.outbox.add("call")
+    centre.publisher.pump()
+    centre.until(centre.outbox.done)
+    _wait(lambda: [e for e in subscriber.of("event/call") if json.loads(e)["sequence"] == 201])
+    assert len(subscriber.of("event/call")) < before + 20
+
+
+def test_a_long_range_of_events_that_are_gone_is_passed_over_in_parts(make_centre: Callable[..., Centre]) -> None:
+    centre = make_centre(1)
+    assert centre.publisher.replay("call", 1, 100_000)
+    assert centre.publisher._next_replay() is None and centre.publisher._replays[0][1] > 1000
+    while centre.publisher._replays:
+        assert centre.publisher._next_replay() is None
+
+
 # TLS and accounts
 
 

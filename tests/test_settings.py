@@ -89,6 +89,14 @@ def test_a_line_of_any_country_may_know_the_number() -> None:
         (GOOD + '[recording]\ndo_not_record = ["110", "0300012"]\n', "do_not_record: entry 2 is no telephone number;"),
         (GOOD + '[[broker]]\nhost = "b.example"\ntls = false\n', "tls = false is allowed for this machine itself only"),
         (GOOD + '[[broker]]\nhost = "b"\ncert_file = "/c"\n', "cert_file and key_file must be given together."),
+        (
+            GOOD + '[[broker]]\nhost = "b"\nhmac_key_file = "/k"\n',
+            'hmac_key_file does nothing without privacy = "hmac"',
+        ),
+        (
+            HOOK + 'url = "https://a"\nhmac_key_file = "/k"\n',
+            'crm: hmac_key_file does nothing without privacy = "hmac"',
+        ),
         (GOOD + '[[broker]]\nhost = "b"\nprefix = "a/#"\n', "prefix = 'a/#' cannot begin a topic; use 1 to 3 names"),
         (GOOD + '[[broker]]\nhost = "b"\nprefix = "a/b/c/d"\n', "cannot begin a topic"),
         (GOOD.replace("unit-1", "0300001234"), "[unit] unit = '0300001234' looks like a phone number"),

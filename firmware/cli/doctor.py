@@ -11,7 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -65,6 +65,7 @@ def _examine(settings: Settings, board: Board) -> Iterator[Finding]:
     yield _store(settings.unit.data_dir)
     yield from _alarms(settings.unit.data_dir)
     yield _clock()
+    yield from _files(settings)
     if unit_runs(settings.unit.data_dir / STORE):
         yield Finding("unit", "good", "it is running; what its drivers last said:")
         yield from _heard(settings.unit.data_dir / HEALTH_FILE)
@@ -93,6 +94,17 @@ def _disk(data: Path) -> Finding:
     if free_mb < _FREE_MB:
         return Finding("disk", "wrong", f"{free_mb} MB are free in {data}; export and remove old recordings.")
     return Finding("disk", "good", f"{free_mb} MB free in {data}, about {free_mb // 33} hours of calls.")
+
+
+def _files(settings: Settings) -> Iterator[Finding]:
+    """What the settings name and this user cannot read: secrets, certificates, templates."""
+    for kind in ("broker", "webhook", "notify"):
+        for section in getattr(settings, kind):
+            for key, path in ((f.name, getattr(section, f.name)) for f in fields(section)):
+                if isinstance(path, Path) and not os.access(path, os.R_OK):
+                    why = "cannot be read by this user" if path.exists() else "is not there"
+                    says = f"{key} {path} {why}; put it there and let the user tsuroku read it."
+                    yield Finding(f"{kind}/{section.name}", "wrong", says)
 
 
 def _alarms(data: Path) -> Iterator[Finding]:

@@ -38,6 +38,7 @@ AnswerEvidence = Literal["loop", "polarity", "ringback_then_voice"]
 Ender = Literal["near", "far"]
 EnderEvidence = Literal["busy_tone", "polarity", "no_busy_tone"]
 ClockState = Literal["unsynced", "rtc", "ntp"]
+_LAST_MS = 253_402_300_799_999  # of the year 9999
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,7 @@ class ClockRead:
     def iso(self, at_ns: int) -> str:
         """The UTC wall time of a monotonic instant of the same boot, to the millisecond."""
         ms = (self.wall_ns + at_ns - self.mono_ns) // 1_000_000
+        ms = min(max(ms, 0), _LAST_MS)  # an unset clock may stand anywhere, and is told as what it is
         at = datetime.fromtimestamp(ms // 1000, tz=UTC).replace(microsecond=ms % 1000 * 1000)
         return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 

@@ -43,6 +43,8 @@ _STEADY_S = 10  # a connection that held so long begins the back-off anew
 _TRIALS = 3  # of an event that the connection breaks off with each time
 _CLOSE_S = 1.8
 _MOST_REPLAYS = 100  # ranges that wait
+_LOOKED_AT = 2000  # numbers of these, in one go
+_KEPT_FREE = 5  # of events_per_s: what happens now does not wait for what is sent again
 _LARGEST_MESSAGE = 65_536
 _LARGEST_PACKET = 2_000_000  # a broker of MQTT 5 sends no larger one; what is smaller is refused with a line in the log
 _AGAIN_NS = 30_000_000_000  # between two states of Home Assistant that are looked at
@@ -61,6 +63,20 @@ _NEVER_ACCEPTED = frozenset({0x87, 0x90, _PACKET_TOO_LARGE, 0x99})  # not author
 _BROKEN_OFF_BY_CONTENT = _NEVER_ACCEPTED | {0x80, 0x81, 0x82, 0x83}  # possibly; 0x80 also is no word at all
 
 
+class _EventProperties(Properties):
+    """CloudEvents, MQTT binding 1.0.2, section 3.2.1. Packed once: anew for each event it is a fifth of the work."""
+
+    _packed: bytes
+
+    def __init__(self) -> None:
+        super().__init__(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        self.ContentType = "application/cloudevents+json; charset=utf-8"
+        object.__setattr__(self, "_packed", super().pack())  # type: ignore[no-untyped-call]
+
+    def pack(self) -> bytes:
+        return self._packed
+
+
 @dataclass(slots=True)
 class _Budget:
     """So many a second, and no more than a second's worth, or most, at once."""
@@ -70,11 +86,12 @@ class _Budget:
     left: float = 0.0
     at_ns: int = 0
 
-    def take(self) -> bool:
+    def take(self, but: int = 0) -> bool:
+        """but: so many are left for others."""
         now_ns = time.monotonic_ns()
         self.left = min(self.most, self.left + (now_ns - self.at_ns) * self.per_s / 1e9)
         self.at_ns = now_ns
-        if self.left < 1:
+        if self.left < 1 + but:
             return False
         self.left -= 1
         return True
@@ -121,15 +138,12 @@ class MqttPublisher:
         self._post = post
         self._shown: dict[str, bytes] = {"status": _ONLINE}
         self._due: dict[str, None] = {}  # topics of states that the broker has not got, in order
-        self._event_properties: Properties | None = None
-        if settings.protocol == "5":  # CloudEvents, MQTT binding 1.0.2, section 3.2.1
-            self._event_properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            self._event_properties.ContentType = "application/cloudevents+json; charset=utf-8"
-
+        self._event_properties = _EventProperties() if settings.protocol == "5" else None
         self._cleared: queue.SimpleQueue[str] = queue.SimpleQueue()  # retained topics that the broker has let go
         self._replays: list[tuple[Stream, int, int]] = []  # ranges that a consumer has asked for again
         self._replaying: set[tuple[Stream, int]] = set()  # of these, handed over
         self._events = _Budget(settings.events_per_s, settings.events_per_s)
+        self._kept_free = min(_KEPT_FREE, settings.events_per_s - 1)
         self._messages = _Budget(_MESSAGES_PER_S, _MOST_MESSAGES)  # paho's thread only, like the next two
         self._ignored = 0
         self._ignored_told_ns = 0
@@ -205,9 +219,10 @@ class MqttPublisher:
         for entry in entries:
             event = (entry.stream, entry.sequence)
             body = masked(entry.body, self._settings.privacy, self._hmac_key)
-            if event in self._replaying:
+            again = event in self._replaying
+            if again:
                 body = {**body, "replayed": True}
-            if not self._events.take() or not self._hand(session, event, as_json(body)):
+            if not self._events.take(self._kept_free if again else 0) or not self._hand(session, event, as_json(body)):
                 return False
         return True
 
@@ -219,8 +234,13 @@ class MqttPublisher:
         return True
 
     def _next_replay(self) -> OutboxEntry | None:
-        """The next event that is asked for again; those that are gone, or on their way, are passed over."""
-        while self._replays:
+        """The next event that is asked for again; those that are gone, or on their way, are passed over.
+
+        None also after many that are gone: the loop has more to do, and comes back to the rest.
+        """
+        for _ in range(_LOOKED_AT):
+            if not self._replays:
+                break
             stream, low, high = self._replays.pop(0)
             if low < high:
                 self._replays.insert(0, (stream, low + 1, high))
@@ -238,6 +258,11 @@ class MqttPublisher:
         session = self._joined
         if session is not None and session is self._session:
             self._hand(session, None, as_json(payload), topic)
+
+    @property
+    def busy(self) -> bool:
+        """Events are on their way, or asked for again."""
+        return self._joined is not None and bool(self._joined.handed or self._replays)
 
     @property
     def topics(self) -> list[str]:

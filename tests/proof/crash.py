@@ -159,6 +159,16 @@ class _Rig:
             self._sound.close()
             self.broker.close()
 
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """What unit and broker said last goes along with a failure."""
+        try:
+            yield
+        except AssertionError as wrong:
+            for log in (self.log, self._work / "broker" / "mosquitto.log"):
+                wrong.add_note(f"{log.name}: {log.read_text(encoding='utf-8')[-3000:]}")
+            raise
+
     def _play_modem(self) -> None:
         for due in self.line.changes():
             if isinstance(due, ModemBytesDue):
@@ -230,7 +240,7 @@ def run(work: Path, plan: Plan, phases: Sequence[Phase], seed: int, report: Repo
     path.write_text(plan.scenario_text(len(phases)), encoding="utf-8")
     rig = _Rig(work, path)
     outcome = Outcome(plan.moments(phases, seed))
-    with rig.running(), Consumer(rig.broker.port) as consumer:
+    with rig.running(), rig.telling(), Consumer(rig.broker.port) as consumer:
         rig.start()
         for kill in outcome.kills:
             rig.wait_until(kill.at_s)
