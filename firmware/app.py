@@ -320,7 +320,7 @@ class Unit:
                 self._show_panel()
                 return
             self._unsaved.pop(0)
-            self.management.filed(save)
+            self.management.filed(save, events)
             if save.call.outcome is not None:
                 self.show("state/last_call", _summary(save.call))
         if self._store_fault is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,12 +20,14 @@ import fastjsonschema
 
 from drivers.signals import DeviceLost, DeviceReady, VoiceHeard
 from firmware import vitals, words
-from firmware.core import alarms, callbacks
+from firmware.core import alarms, callbacks, contacts
 from firmware.core.alarms import Limits, Vitals, Watch
 from firmware.core.call import Call
 from firmware.core.commands import FAILED, INVALID_PARAMS, Asker, CommandError, Commands, Method
+from firmware.core.contacts import Contact
 from firmware.core.facts import Input, MessageReceived
 from firmware.core.line import Mute, SaveCall, ShowLine
+from firmware.core.numbers import e164
 from firmware.core.outbox import Event, Stream
 from firmware.records.store import CallStore, StoreError
 from firmware.settings import (
@@ -100,6 +103,7 @@ class Management:
         self.enabled = bool((store.note("recording") or {"enabled": True})["enabled"])
         self.paused: _Pause | None = None
         self._health_ns = 0
+        self._enriched: dict[str, str] = {}  # by call that goes on: the contact that was told of it
         self._untold: list[Event] = []  # of alarms, that the disk has not taken yet
         self._commands = Commands(_methods(self))
 
@@ -147,10 +151,18 @@ class Management:
         """What is to be written with a call: events and notes. filed() must follow once they are."""
         waiting, events = callbacks.after(self._callbacks, save.call, save.events)
         self._next_callbacks = waiting
-        return events, ({"callbacks": [each.to_kept() for each in waiting]} if events else {})
+        notes = {"callbacks": [each.to_kept() for each in waiting]} if events else {}
+        enriched = contacts.enriched(save.call, save.events, self._store.contact, self._enriched.get(save.call.call_id))
+        return ([enriched, *events] if enriched else events), notes
 
-    def filed(self, save: SaveCall) -> None:
+    def filed(self, save: SaveCall, also: Sequence[Event] = ()) -> None:
+        """also: the events of of_call()."""
         self._callbacks = self._next_callbacks
+        for told in also:
+            if told.type == "call.enriched":
+                self._enriched[told.subject] = told.data["contact"]["contact_id"]
+        if save.call.outcome is not None:
+            self._enriched.pop(save.call.call_id, None)
         for told in save.events:
             match told.type:
                 case "call.ended" | "call.missed":
@@ -367,6 +379,29 @@ class Management:
             self._callbacks = waiting
         return {"callbacks_waiting": len(waiting), "was_waiting": bool(events)}
 
+    def put_contact(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
+        """Who a number is; name null takes him out."""
+        number = e164(params["number"], self._settings.line[0].country)
+        if number is None:
+            raise CommandError(INVALID_PARAMS, "number is no telephone number that could be dialled from line 1.")
+        try:
+            if params["name"] is None:
+                return {"contact_id": None, "was_known": self._store.forget_contact(number, asker.src)}
+            before, now = self._store.contact(number), self._store.read_clock()
+            contact = Contact(
+                contact_id=before.contact_id if before else str(uuid.uuid4()),
+                number=number,
+                name=params["name"],
+                reading=params.get("reading"),
+                flags=tuple(sorted(set(params.get("flags", ())))),
+                by=asker.src,
+                updated=now.iso(now.mono_ns),
+            )
+            self._store.put_contact(contact)
+        except StoreError as error:
+            raise CommandError(FAILED, str(error)) from error
+        return {"contact_id": contact.contact_id, "was_known": before is not None}
+
     def acknowledge(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
         now = self._store.read_clock()
         before = dict(self.watch.alarms)
@@ -457,6 +492,7 @@ def _methods(of: Management) -> dict[str, Method]:
         "events.ack": of.ack,
         "callback.done": of.callback_done,
         "alarm.acknowledge": of.acknowledge,
+        "contacts.put": of.put_contact,
         "config.get": of.config,
         "config.patch": of.patch,
         "identify": of.identify,

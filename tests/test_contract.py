@@ -193,7 +193,7 @@ def test_more_is_no_loss() -> None:
     now = json.loads(json.dumps(promised()))
     now[MISSED]["data.transcript"] = {"type": "string", "required": True}
     now[MISSED]["data.outcome"]["known"].append("voicemail")
-    now["event/call call.enriched"] = {}
+    now["event/call call.transferred"] = {}
     now[PAUSE]["params.why"] = {"type": "string", "required": False}
     assert losses(promised(), now) == []
 

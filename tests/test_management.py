@@ -193,6 +193,24 @@ def test_a_unit_without_a_settings_file_is_not_changed_from_afar(shop: Running, 
     assert "stand in no file" in crm.answer(patch)["error"]["message"]
 
 
+def test_whose_number_it_is_is_told_with_the_call(shop: Running, crm: System) -> None:
+    wrong = crm.answer(crm.request("contacts.put", number="12", name="x"))
+    assert wrong["error"]["code"] == -32602
+    assert "no telephone number" in crm.answer(crm.request("contacts.put", number="abc", name="x"))["error"]["message"]
+    put = crm.ask("contacts.put", number="03-0000-1234", name="山田商店", flags=["vip", "vip"])
+    again = crm.ask("contacts.put", number="+81300001234", name="山田商店", reading="ヤマダ", flags=["vip"])
+    assert again == {"contact_id": put["contact_id"], "was_known": True} and put["was_known"] is False
+    call_id = shop.missed()
+    told = crm.until(lambda: [e for e in crm.of("event/call") if e["type"] == "call.enriched"])
+    assert told[0]["subject"] == call_id and told[0]["data"]["contact"]["reading"] == "ヤマダ"
+    assert crm.ask("contacts.put", number="+81300001234", name=None) == {"contact_id": None, "was_known": True}
+    before = len(crm.of("event/call"))
+    shop.missed()
+    crm.until(lambda: len(crm.of("event/call")) == before + 3)
+    assert [e["type"] for e in crm.of("event/call")[before:]] == ["call.ringing", "call.missed", "callback.due"]
+    assert not shop.unit.management._enriched, "nothing is kept of calls that are over"
+
+
 def test_what_is_done_on_the_unit_itself_is_audited(shop: Running, crm: System) -> None:
     call_id = shop.missed()
     data = shop.unit.settings.unit.data_dir

@@ -504,7 +504,7 @@ def test_a_segment_that_the_disk_does_not_give_is_an_alarm_and_stops_no_upkeep(
     assert store.wrong and "00000001.0.log: cannot be read (Input/output error)." in store.wrong
     mocker.stopall()
     clock.passes(3_600 * S)
-    while store._unpurged():
+    while store.unpurged():
         store.upkeep()
     assert b'"id-1","line"' not in b"".join(read(path) for path in (tmp_path / "store").glob("*.log"))
     store.close()

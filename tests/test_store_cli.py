@@ -17,6 +17,7 @@ from tinydb import TinyDB
 from drivers.virtual import scenario as story
 from firmware.app import STORE, Unit
 from firmware.cli.main import main
+from firmware.core.contacts import Contact
 from firmware.core.outbox import Sink
 from firmware.local_api import LocalError, ask
 from firmware.records.store import CallReader, CallStore
@@ -437,3 +438,22 @@ def test_no_store_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[st
     for action in ("verify", "doctor"):
         code, said = run(capsys, tmp_path, action)
         assert code == 2 and "there is no store here yet" in said
+
+
+def test_a_contact_is_disclosed_and_erased_with_its_number(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    owner = CallStore(data / STORE, "s", keep_days=None)
+    told = {"by": "crm", "updated": "2026-11-26T00:00:00.000Z"}
+    for number, name in (("+81300001234", "山田商店"), ("+81312345678", "佐藤")):
+        owner.put_contact(Contact(contact_id=f"c-{number[-4:]}", number=number, name=name, flags=("vip",), **told))
+    owner.close()
+    assert "Known as 山田商店, vip; told by crm on 2026-11-26." in run(capsys, data, "find", "03-0000-1234")[1]
+    assert run(capsys, data, "find", "0312345678")[1] == "Known as 佐藤, vip; told by crm on 2026-11-26.\n"
+    found = json.loads(run(capsys, data, "find", "03-1234-5678", "--json")[1])
+    assert found["contact"]["name"] == "佐藤"
+    code, said = run(capsys, data, "erase", "03-0000-1234", "--yes")
+    assert code == 0 and "2 calls are erased.\nWhat was known of the caller (contacts.put) is erased." in said
+    assert "山田商店".encode() not in everything(data) and "佐藤".encode() in everything(data)
+    code, said = run(capsys, data, "erase", "03-1234-5678", "--yes")
+    assert (code, said) == (0, "What was known of the caller (contacts.put) is erased.\n")
+    assert run(capsys, data, "find", "0312345678")[1] == "No call of that number is kept.\n"
+    assert run(capsys, data, "verify")[0] == 0

@@ -126,12 +126,14 @@ def told(work: Path) -> list[str]:
             unit.do(unit.unit.management.tick)
             listener.until(lambda line: "alarm.raised" in line)
             _ask_all(broker.port, recorded, missed)
+            unit.missed()
+            listener.until(lambda line: "call.enriched" in line)
             for switch in ("OFF", "ON"):
                 _run("mosquitto_pub", broker.port, "-q", "1", "-t", f"{BRANCH}/set/recording", "-m", switch)
-            listener.until(lambda line: "recording.switch" in line and '"sequence":8,' in line)
+            listener.until(lambda line: "recording.switch" in line and '"sequence":9,' in line)
             patch = {"base_hash": public_hash(first), "patch": {"watch": {"disk_free_mb": None}}}
             _ask(broker.port, 99, "config.patch", patch)
-            listener.until(lambda line: "config.patch" in line and '"sequence":9,' in line)
+            listener.until(lambda line: "config.patch" in line and '"sequence":10,' in line)
         listener.until(lambda line: line == f"{BRANCH}/status maintenance")
         with running(settings) as unit:  # the disk is no longer too small
             unit.do(unit.unit.management.tick)
@@ -157,6 +159,10 @@ def _ask_all(port: int, recorded: str, missed: str) -> None:
         ("events.ack", {"consumer": "desk", "stream": "call", "seq": 10}),
         ("callback.done", {"call_id": missed}),
         ("alarm.acknowledge", {"alarm": "disk"}),
+        (
+            "contacts.put",
+            {"number": "03-0000-1234", "name": "山田商店", "reading": "ヤマダショウテン", "flags": ["vip"]},
+        ),
         ("recording.locate", {"call_id": missed}),
     ]
     for number, (method, params) in enumerate(commands, 1):

@@ -23,6 +23,7 @@ from firmware.app import KEY_FILE, STORE
 from firmware.cli.calls import data_dir, one_call, print_calls, reader_of
 from firmware.cli.main import InputError, json_line
 from firmware.cli.show import terminal
+from firmware.core.contacts import Contact
 from firmware.core.numbers import digits_of, e164, national
 from firmware.local_api import LocalError, ask
 from firmware.records.evidence import public_key
@@ -169,6 +170,10 @@ def _of_number(reader: CallReader, spellings: Collection[str]) -> list[Mapping[s
     return [call for call in reader.calls() if mentions(call, spellings)]
 
 
+def _contacts(reader: CallReader, spellings: Collection[str]) -> list[Contact]:
+    return [contact for spelling in sorted(spellings) if (contact := reader.contact(f"+{spelling}"))]
+
+
 def find(args: argparse.Namespace) -> int:
     """All that is kept of a number: listed, or with --out copied into a folder."""
     from firmware.cli.calls import export_call
@@ -176,6 +181,7 @@ def find(args: argparse.Namespace) -> int:
     data = data_dir(args)
     with reader_of(data) as reader:
         calls = _of_number(reader, _spellings(args.number))
+        contacts = _contacts(reader, _spellings(args.number))
         holds = reader.holds()
     if args.out:
         gone = 0
@@ -187,14 +193,19 @@ def find(args: argparse.Namespace) -> int:
             for path in export_call(data, call, args.out, sound=recording is not None):
                 print(path)
         return gone
-    if not calls and not args.json:
-        print(_NONE_KEPT)
-        return 0
     if args.json:
         for call in calls:
             print(json_line({**call, "held": call["call_id"] in holds}))
+        for contact in contacts:
+            print(json_line({"contact": contact.to_doc()}))
         return 0
-    print_calls(calls, terminal())
+    for contact in contacts:
+        named = contact.name + (f" ({contact.reading})" if contact.reading else "")
+        print(f"Known as {', '.join((named, *contact.flags))}; told by {contact.by} on {contact.updated[:10]}.")
+    if calls:
+        print_calls(calls, terminal())
+    elif not contacts:
+        print(_NONE_KEPT)
     return 0
 
 
@@ -259,10 +270,12 @@ def erase(args: argparse.Namespace) -> int:
     data, spellings = data_dir(args), _spellings(args.number)
     with reader_of(data) as reader:
         calls = _of_number(reader, spellings)
-        waiting = any(not tombstone["purged"] for tombstone in reader.tombstones())
-    if calls and not args.yes:
+        waiting = reader.unpurged()
+        contacts = [contact.number for contact in _contacts(reader, spellings)]
+    if (calls or contacts) and not args.yes:
         print_calls(calls, terminal())
-        question = f"Erase these {len(calls)} calls and their recordings? [y/N] "
+        also = " and what is known of the caller" if contacts else ""
+        question = f"Erase these {len(calls)} calls and their recordings{also}? [y/N] "
         if not sys.stdin.isatty() or input(question).lower() != "y":
             raise InputError("nothing was erased; answer y, or give --yes.")
     kept: list[str] = []
@@ -271,14 +284,19 @@ def erase(args: argparse.Namespace) -> int:
             ids = [call["call_id"] for call in calls]
             request = {"do": "erase", "call_ids": ids, "reason": args.reason, "who": getpass.getuser()}
             kept = sorted(_do(data, request)["kept"])
+        if contacts:
+            _do(data, {"do": "forget", "numbers": contacts, "who": getpass.getuser()})
         removed, left = _free_files(data, () if kept else spellings)
         rotten = rotten_with(data / STORE, spellings)
     for path in removed:
         print(f"{path}: told of the number, and is removed.")
-    print(f"{len(calls) - len(kept)} calls are erased." if calls else _NONE_KEPT)
+    if calls or not contacts:
+        print(f"{len(calls) - len(kept)} calls are erased." if calls else _NONE_KEPT)
+    if contacts:
+        print("What was known of the caller (contacts.put) is erased.")
     for call_id in kept:
         print(f"{call_id}: stays, since it is held or going on.")
-    if len(calls) > len(kept) and unit_runs(data / STORE):
+    if (contacts or len(calls) > len(kept)) and unit_runs(data / STORE):
         print("The unit frees its log of them while nobody is calling.")
     for path in left:
         print(f"{path}: holds the number still, and the unit uses it; stop the unit and erase again.")

@@ -20,7 +20,7 @@ EventType = Literal[
     "recording.ready",
     "recording.failed",
 ]
-CALL_EVENTS = (*typing.get_args(EventType), "callback.due", "callback.done")  # of the stream call
+CALL_EVENTS = (*typing.get_args(EventType), "call.enriched", "callback.due", "callback.done")  # of the stream call
 SYSTEM_EVENTS = ("alarm.raised", "alarm.cleared", "alarm.acknowledged", "unit.started", "selftest.done")
 EVENT_TYPES = CALL_EVENTS + SYSTEM_EVENTS
 

@@ -21,12 +21,16 @@ def masked(body: dict[str, Any], level: Privacy, key: bytes) -> dict[str, Any]:
 
     last4 adds `last4`; hmac adds `number_hmac`, HMAC-SHA-256 in hexadecimal of the E.164 number (of the digits as
     received where there is none), by which the same caller can be joined at all units that have the key. `name` and the
-    numbers are null, with either; `none` takes the area too. data.privacy tells the level.
+    numbers are null, with either; `none` takes the area too. Of a contact the flags stay, and with hmac its id.
+    data.privacy tells the level.
     """
     data = body["data"]
     if level == "full" or not any(data.get(name) for name in _PEOPLE):
         return body
     people = {name: _person(data[name], level, key) for name in _PEOPLE if data.get(name)}
+    if contact := data.get("contact"):
+        kept = {"flags", "contact_id"} if level == "hmac" else {"flags"}
+        people["contact"] = {name: value if name in kept else None for name, value in contact.items()}
     return {**body, "data": {**data, **people, "privacy": level}}
 
 

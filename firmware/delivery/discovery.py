@@ -18,7 +18,7 @@ _EVENT = (
     "{{ {'event_type': value_json.type, 'time': value_json.time, 'call_id': value_json.subject,"
     " 'line': d.line, 'direction': d.get('direction'), 'presentation': who.get('presentation'),"
     " 'number': who.get('display') or who.get('number') or who.get('last4'),"
-    " 'name': who.get('name'), 'region': who.get('region_ja'),"
+    " 'name': d.get('contact', {}).get('name') or who.get('name'), 'region': who.get('region_ja'),"
     " 'duration_s': d.get('duration_s'), 'outcome': d.get('outcome')} | tojson }}{% endif %}"
 )
 _IN_USE = "{{ 'ON' if value_json.state in ['dialling', 'in_call', 'flash', 'held_open'] else 'OFF' }}"

@@ -1,8 +1,9 @@
 """The record of all calls and of the events that tell of them: the only owner of its folder.
 
 Tables: `calls` by order of filing; `events.STREAM` by sequence; `cursors`, how far each sink has got; `meta`, `boots`,
-`anchors` (what the clock turned out to be), `checkpoint` (the last signature), `holds`, `tombstones`; `acks`, how far
-each consumer has confirmed; `unit`, what else it must know after a restart, each by its name.
+`anchors` (what the clock turned out to be), `checkpoint` (the last signature), `holds`, `tombstones`; `contacts` and
+`forgotten`, what is left of those that were removed; `acks`, how far each consumer has confirmed; `unit`, what else it
+must know after a restart, each by its name.
 A change of a call, its events and whatever else belongs to it are one line of the log, and one sync.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from firmware.core.call import Call, ClockRead, upgraded
+from firmware.core.contacts import Contact
 from firmware.core.outbox import STREAMS, Event, OutboxEntry, Sink, Stream
 from firmware.records.database import Change, LogStorage, Put, Remove, StoreError, View
 from firmware.records.evidence import Signer
@@ -49,6 +51,7 @@ def _unsynced_boot(call: Mapping[str, Any]) -> str | None:
 
 
 _CALL_ID, _OPEN, _UNSYNCED = 0, 4, 5
+_REMOVED = ("tombstones", "forgotten")
 INDEXES: Mapping[str, Sequence[Index]] = {
     "calls": (
         Index(("call_id",)),
@@ -57,7 +60,8 @@ INDEXES: Mapping[str, Sequence[Index]] = {
         Index(("opened",), "time"),
         Index(("is open",), of=_open_state),
         Index(("unsynced boot",), of=_unsynced_boot),
-    )
+    ),
+    "contacts": (Index(("number",)),),
 }
 
 
@@ -183,6 +187,24 @@ class CallReader:
         for doc_id in range(docs.highest() or 0 if docs else 0, 0, -1):
             if (call := self._call(doc_id)) is not None:
                 yield call
+
+    def _contact_id(self, number: str) -> int | None:
+        docs, key = self.storage.tables.get("contacts"), text_key(number)
+        for doc_id in docs.find(0, key, key) if docs else ():
+            doc = self.storage.doc("contacts", doc_id)
+            if doc and doc["number"] == number:
+                return doc_id
+        return None
+
+    def contact(self, number: str) -> Contact | None:
+        """Who has a number, given as E.164."""
+        doc_id = self._contact_id(number)
+        doc = None if doc_id is None else self.storage.doc("contacts", doc_id)
+        return None if doc is None else Contact.from_doc(doc)
+
+    def unpurged(self) -> bool:
+        """Whether the log still holds something that was removed."""
+        return any(not doc["purged"] for table in _REMOVED for doc in View(self.storage, table).values())
 
     def with_number(self, number: str) -> list[dict[str, Any]]:
         """The calls from or to a number given as E.164, in the order of filing."""
@@ -581,6 +603,8 @@ class CallStore(CallReader):
                     isinstance(call_id, str) for call_id in call_ids
                 ):
                     return {"kept": self.remove(call_ids, reason, who, audit)}
+                case {"do": "forget", "numbers": list(numbers), "who": str(who)}:
+                    return {"forgotten": sum(self.forget_contact(str(number), who, audit) for number in numbers)}
                 case _:
                     return {"error": f"This version knows no request {request.get('do')!r}; update the unit."}
         except KeyError as error:
@@ -588,19 +612,47 @@ class CallStore(CallReader):
         except StoreError as error:
             return {"error": str(error)}
 
-    def _unpurged(self) -> dict[int, dict[str, Any]]:
-        """The tombstones of calls that the log has not been freed of."""
-        return {n: doc for n, doc in View(self.storage, "tombstones").documents() if not doc["purged"]}
+    # -- contacts
+
+    def put_contact(self, contact: Contact) -> None:
+        """Keep a contact; one of the same number is replaced."""
+        docs = self.storage.tables.get("contacts")
+        doc_id = self._contact_id(contact.number) or (docs.last_id if docs else 0) + 1
+        self._tell([Put("contacts", doc_id, contact.to_doc())], (), {})
+
+    def forget_contact(self, number: str, who: str, told: Sequence[Event] = ()) -> bool:
+        """Take a contact out. False: there is none. The log holds it until purge_steps() has been through it."""
+        contact, doc_id = self.contact(number), self._contact_id(number)
+        if contact is None or doc_id is None:
+            return False
+        at, docs = self.read_clock(), self.storage.tables.get("forgotten")
+        left = {"contact_id": contact.contact_id, "who": who, "at": at.iso(at.mono_ns), "purged": False}
+        changes: list[Change] = [
+            Remove("contacts", doc_id, doc_id),
+            Put("forgotten", (docs.last_id if docs else 0) + 1, left),
+        ]
+        self._tell(changes, told, {}, sign=True)
+        self._to_purge = True
+        return True
+
+    # -- freeing the log
 
     def purge_steps(self) -> Iterator[int]:
         """Free the log of what was removed, a segment at a time; yields the bytes that each step freed."""
-        waiting = self._unpurged()
+        waiting = [
+            (table, n, doc)
+            for table in _REMOVED
+            for n, doc in View(self.storage, table).documents()
+            if not doc["purged"]
+        ]
         if not waiting:
             return
         # The last signature stands in a line of its own now: one that was written again elsewhere would not be good.
         self._write(self._checkpoint())
-        yield from purge(self.storage, [doc["call_id"] for doc in waiting.values()])
-        self._write([Put("tombstones", n, {**doc, "purged": True}) for n, doc in waiting.items()])
+        yield from purge(
+            self.storage, [doc["call_id" if table == "tombstones" else "contact_id"] for table, _, doc in waiting]
+        )
+        self._write([Put(table, n, {**doc, "purged": True}) for table, n, doc in waiting])
 
     def upkeep(self) -> None:
         """A step of what is never urgent: a hint, a removal, a segment's dead lines. For an idle moment."""

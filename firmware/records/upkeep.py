@@ -257,21 +257,21 @@ def restore(source: Path, directory: Path) -> str:
     return str(new["store_id"])
 
 
-def purge(storage: LogStorage, call_ids: Collection[str]) -> Iterator[int]:
-    """Take every line out of the log's segments that holds a document of these calls, which are removed by now.
+def purge(storage: LogStorage, ids: Collection[str]) -> Iterator[int]:
+    """Take every line out of the log's segments that holds a document of these calls or contacts, all removed by now.
 
     Yields after each segment: the bytes that were freed. Raises StoreError, at the end: a segment that cannot be read
     keeps no other one from being freed.
     """
     storage.seal()
-    texts = [call_id.encode() for call_id in call_ids]
+    texts = [each.encode() for each in ids]
 
     def doomed(line: Line) -> bool:
         body = line.body or b""
         if not any(text in body for text in texts):
             return False
         head, _ = parts(body)
-        return any(len(done) == 3 and _tells_of_calls(done[0]) for done in head["do"])
+        return any(len(done) == 3 and _tells_of_people(done[0]) for done in head["do"])
 
     failed: StoreError | None = None
     for segment in storage.sealed():
@@ -285,8 +285,8 @@ def purge(storage: LogStorage, call_ids: Collection[str]) -> Iterator[int]:
         raise failed
 
 
-def _tells_of_calls(table: str) -> bool:
-    return table == "calls" or table.startswith("events.")
+def _tells_of_people(table: str) -> bool:
+    return table in ("calls", "contacts") or table.startswith("events.")
 
 
 def mentions(call: Mapping[str, Any], spellings: Collection[str]) -> bool:
