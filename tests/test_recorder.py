@@ -17,6 +17,7 @@ from drivers.signals import AudioBlock
 from firmware.core.call import Call, ClockRead
 from firmware.core.facts import RecordingFailed, RecordingReady
 from firmware.core.line import Mute, StartRecording, StopRecording
+from firmware.recording.leaves import Leaves
 from firmware.recording.recorder import Recorder, RecorderThread
 from firmware.recording.repair import repair
 
@@ -28,6 +29,12 @@ CALL = "019abcde-0000-7000-8000-000000000001"
 
 def noise(frames: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(frames * 2)
+
+
+def root_of(seed: str, pcm: bytes) -> str:
+    leaves = Leaves(RATE, bytes.fromhex(seed))
+    leaves.feed(pcm)
+    return leaves.root().hex()
 
 
 class Bench:
@@ -64,8 +71,12 @@ class Bench:
         return fact
 
     def pcm(self) -> bytes:
-        with soundfile.SoundFile(self.directory / self.ready().path) as file:
-            return bytes(file.buffer_read(dtype="int16"))
+        """Of the file; its root is that of the sound in it."""
+        fact = self.ready()
+        with soundfile.SoundFile(self.directory / fact.path) as file:
+            pcm = bytes(file.buffer_read(dtype="int16"))
+        assert fact.seed and fact.root == root_of(fact.seed, pcm)
+        return pcm
 
 
 @pytest.mark.parametrize("block", [1, 7, 160, 800, 4000])

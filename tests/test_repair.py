@@ -14,6 +14,7 @@ import soundfile
 from pytest_mock import MockerFixture
 
 from firmware.core.call import Call, ClockRead
+from firmware.recording.leaves import Leaves
 from firmware.recording.repair import repair
 
 CALL_ID = "019abcde-0000-7000-8000-000000000001"
@@ -64,6 +65,9 @@ def test_a_full_card_gives_no_copy(card: Path, free: int) -> None:
     ready, repaired = repair(card, open_call(), at_ns=7)
     assert ready is not None and repaired
     assert soundfile.info(card / ready.path).frames == ready.frames > 7 * RATE
+    leaves = Leaves(RATE, bytes.fromhex(ready.seed or ""))
+    leaves.feed(soundfile.read(card / ready.path, dtype="int16")[0].tobytes())
+    assert ready.root == leaves.root().hex()
     assert path.read_bytes() == before
     assert len(names(card)) == 2
 

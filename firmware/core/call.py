@@ -101,6 +101,8 @@ class Recording:
     rate_hz: int
     size_bytes: int
     sha256: str
+    seed: str | None = None  # salts the leaves of the sound's hash tree: whoever has it can guess at what was redacted
+    root: str | None = None  # of that tree; None: made by a version that had none
     gaps: tuple[Gap, ...] = ()
     muted: tuple[Gap, ...] = ()
     cut_short: str | None = None  # why it ends before the call does
@@ -255,6 +257,7 @@ def event(type_: EventType, call: Call, at_ns: int, **extra: Any) -> Event:
             "duration_s": call.recording.duration_s,
             "bytes": call.recording.size_bytes,
             "sha256": call.recording.sha256,
+            "root": call.recording.root,
             "filled_s": round(sum(g.duration_s for g in call.recording.gaps), 3),
             "muted_s": round(sum(g.duration_s for g in call.recording.muted), 3),
         }

@@ -23,6 +23,7 @@ import soundfile
 from drivers.signals import AudioBlock
 from firmware.core.facts import Gap, RecordingFailed, RecordingReady
 from firmware.core.line import Mute, StartRecording, StopRecording
+from firmware.recording.leaves import Leaves
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ _FROM = "monotonic ns of the first frame: "
 _HELD_BACK_MS = 250
 # Frames still missing this long after they should have been captured are not coming: the codec is away.
 _OVERDUE_NS = 2_000_000_000
+_READ = 65_536  # frames
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +51,7 @@ class _Open:
     first: int  # index of its first frame
     next: int  # index of the frame to be written next
     from_ns: int
+    leaves: Leaves
     stop: int | None = None  # index after its last frame, once known
     gaps: list[Gap] = field(default_factory=list)
     muted: list[Gap] = field(default_factory=list)
@@ -217,7 +220,8 @@ class Recorder:
                 start, f"the file {name} could not be made ({_why(error)}); free space or mend the card."
             )
             return
-        self._open.append(_Open(start, path, name, file, descriptor, first, first, self._time_of(first)))
+        leaves = Leaves(self._rate_hz)
+        self._open.append(_Open(start, path, name, file, descriptor, first, first, self._time_of(first), leaves))
         self._write()
 
     def _keep_reserve(self) -> None:
@@ -241,6 +245,7 @@ class Recorder:
                     self._silence_in(pcm, writing, start, end)
                 try:
                     writing.file.buffer_write(pcm, "int16")
+                    writing.leaves.feed(pcm)
                 except (OSError, soundfile.SoundFileError) as error:
                     self._fail(writing, error)
             writing.next += count
@@ -306,6 +311,7 @@ class Recorder:
                 os.close(writing.descriptor)
             if writing.failed:
                 frames = soundfile.info(writing.path).frames
+                writing.leaves = leaves_of(writing.path)
             if frames <= writing.filled:
                 writing.path.unlink()
                 self._post_failure(writing.start, "no sound came from the codec; check its cable and `tsuroku doctor`.")
@@ -326,6 +332,8 @@ class Recorder:
                 rate_hz=self._rate_hz,
                 size_bytes=size,
                 sha256=digest,
+                seed=writing.leaves.seed.hex(),
+                root=writing.leaves.root().hex(),
                 gaps=tuple(writing.gaps),
                 muted=tuple(writing.muted),
                 cut_short=writing.failed or writing.cut_short,
@@ -409,6 +417,15 @@ def fingerprint(path: Path) -> tuple[int, str]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return file.tell(), digest
+
+
+def leaves_of(path: Path) -> Leaves:
+    """Of a file that can be read to its end. Raises OSError, SoundFileError."""
+    with soundfile.SoundFile(path) as file:
+        leaves = Leaves(file.samplerate)
+        while len(pcm := file.buffer_read(_READ, "int16")):
+            leaves.feed(pcm)
+    return leaves
 
 
 def _month(call_id: str) -> str:

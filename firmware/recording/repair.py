@@ -11,7 +11,7 @@ import soundfile
 
 from firmware.core.call import Call
 from firmware.core.facts import RecordingReady
-from firmware.recording.recorder import fingerprint, started_ns
+from firmware.recording.recorder import fingerprint, leaves_of, started_ns
 
 _BLOCK = 128  # divides every FLAC block size in use: a read that meets the cut loses nothing before it
 
@@ -46,6 +46,7 @@ def repair(directory: Path, call: Call, at_ns: int) -> tuple[RecordingReady | No
         finally:
             part.unlink(missing_ok=True)
     size, digest = fingerprint(path)
+    leaves = leaves_of(path)
     ready = RecordingReady(
         at_ns=at_ns,
         line=call.line,
@@ -56,6 +57,8 @@ def repair(directory: Path, call: Call, at_ns: int) -> tuple[RecordingReady | No
         rate_hz=rate_hz,
         size_bytes=size,
         sha256=digest,
+        seed=leaves.seed.hex(),
+        root=leaves.root().hex(),
         cut_short=None if whole else "the unit stopped without warning",
     )
     return ready, not whole
