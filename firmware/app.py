@@ -12,7 +12,10 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 from drivers.codec import Codec
 from drivers.gpio import LineInputs, Panel, PanelState
@@ -56,6 +59,7 @@ from firmware.local_api import LocalServer
 from firmware.management import Management, contract
 from firmware.recording.recorder import Recorder, RecorderThread
 from firmware.recording.repair import repair
+from firmware.recording.sealed import public_key
 from firmware.records.store import CallStore, StoreError
 from firmware.settings import (
     BrokerSettings,
@@ -129,7 +133,8 @@ class Unit:
         reads = JournalledReads(self.journal, new_call_id, self.store.read_clock)
         lines = {config.number: Line(config, reads) for config in configs}
         self.engine = Engine(lines, self.journal, self._execute, self._observe, now, self._settled)
-        self.recorders: dict[int, Recorder] = {number: self._recorder(settings) for number in lines}
+        owner, not_sealed = _owner(settings.recording.seal_to)
+        self.recorders: dict[int, Recorder] = {number: self._recorder(settings, owner) for number in lines}
         self.lanes = {n: RecorderThread(recorder) for n, recorder in self.recorders.items()} if live else {}
         self.publishers = {broker.name: self._publisher(broker) for broker in settings.broker} if live else {}
         self.couriers = self._couriers() if live else {}
@@ -138,9 +143,11 @@ class Unit:
         self.restarts = False  # it ends only to begin anew
         self._unsaved: list[SaveCall] = []
         self._store_fault: str | None = None
-        self._health: dict[str, str | None] = (
-            {"store/1": aside} if aside else {}
-        )  # by device/line or broker name: what is wrong, or None
+        # By device/line or broker name: what is wrong, or None.
+        self._health: dict[str, str | None] = {"store/1": aside} if aside else {}
+        if not_sealed:
+            log.error("event=not_sealed reason=%s", not_sealed)
+            self._note("seal/1", not_sealed)
         self._shown: dict[int, ShowLine] = {}
         self._connected: set[str] = set()
         self._kinds = {broker.name: "broker" for broker in settings.broker}
@@ -151,10 +158,10 @@ class Unit:
         self._to_pump = False
         self._drivers: list[Driver] = []
 
-    def _recorder(self, settings: Settings) -> Recorder:
-        r = settings.recording
+    def _recorder(self, settings: Settings, owner: X25519PublicKey | None) -> Recorder:
+        r, data = settings.recording, settings.unit.data_dir
         return Recorder(
-            settings.unit.data_dir, r.rate_hz, r.ring_s, r.sync_s, r.audio_delay_ms, lambda fact: self.engine.post(fact)
+            data, r.rate_hz, r.ring_s, r.sync_s, r.audio_delay_ms, lambda fact: self.engine.post(fact), owner
         )
 
     def _publisher(self, broker: BrokerSettings) -> MqttPublisher:
@@ -600,6 +607,20 @@ def _summary(call: Call) -> dict[str, Any]:
         "duration_s": call.duration_s,
         "recorded": call.recording is not None,
     }
+
+
+def _owner(path: Path | None) -> tuple[X25519PublicKey | None, str | None]:
+    """Whom recordings are sealed to, or why they are not: a key that is of no use stops no recording."""
+    if path is None:
+        return None, None
+    try:
+        return public_key(path.read_bytes()), None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
+        return None, (
+            f"[recording] seal_to {path} cannot be used ({why}), so recordings are not sealed; "
+            "put the owner's public key there and restart the unit."
+        )
 
 
 def _sinks(settings: Settings) -> list[Sink]:

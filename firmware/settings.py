@@ -28,6 +28,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 _PATCH = "settings-patch.json"  # below the data folder
 _PATCHABLE = ("recording", "events", "watch")
+_NEVER_PATCHED = ("do_not_record", "seal_to")  # numbers; and whoever sets the key is the only one who can listen
 
 
 class SettingsError(ValueError):
@@ -74,6 +75,7 @@ class RecordingSettings:
     ring_s: float = field(default=30.0, metadata=_limits(20, 120))
     sync_s: float = field(default=5.0, metadata=_limits(1, 60))
     audio_delay_ms: int = field(default=0, metadata=_limits(-1000, 1000))  # sound arrives this late after its edge
+    seal_to: Path | None = None  # the owner's public key: what is recorded can be read with his private key only
     do_not_record: tuple[str, ...] = ()  # as written: each line reads them by its own country (caller.parse_list)
 
 
@@ -229,16 +231,21 @@ def patched(settings: Settings, values: object, name: str) -> Settings:
     for section, given in values.items():
         if section not in _PATCHABLE:
             raise SettingsError(f"{name}: only {', '.join(_PATCHABLE)} can be changed from afar, not {str(section)!r}.")
-        if isinstance(given, dict) and "do_not_record" in given:
-            raise SettingsError(f"{name}: do_not_record can be changed in the settings file only.")
+        if found := sorted(set(_NEVER_PATCHED).intersection(given if isinstance(given, dict) else ())):
+            raise SettingsError(f"{name}: {found[0]} can be changed in the settings file only.")
         own = getattr(settings, section)
         if isinstance(given, dict):
-            own_table = {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(own).items()}
-            given = own_table | given
+            given = _table(own) | given
         sections[section] = _dataclass(type(own), given, name, section)
     changed = dataclasses.replace(settings, **sections)
     _check(changed, name)
     return changed
+
+
+def _table(section: Any) -> dict[str, Any]:
+    """A section as the settings file would have it."""
+    values = {key: value for key, value in dataclasses.asdict(section).items() if value is not None}
+    return {key: list(v) if isinstance(v, tuple) else str(v) if isinstance(v, Path) else v for key, v in values.items()}
 
 
 def read_patch(filed: Settings) -> Patch | None:
@@ -354,13 +361,8 @@ def _check(settings: Settings, name: str) -> None:
                 f"{name}: [[broker]] {broker.name}: tls = false is allowed for this machine itself only; "
                 f"set tls = true for host {broker.host!r}."
             )
-        if broker.hmac_key_file and broker.privacy != "hmac":
-            raise SettingsError(f"{name}: [[broker]] {broker.name}: {_HMAC_ONLY}")
         if (broker.cert_file is None) != (broker.key_file is None):
             raise SettingsError(f"{name}: [[broker]] {broker.name}: cert_file and key_file must be given together.")
-
-
-_HMAC_ONLY = 'hmac_key_file does nothing without privacy = "hmac"; set that, or leave it out.'
 
 
 def _wrong_webhook(webhook: WebhookSettings, settings: Settings) -> str | None:
@@ -376,8 +378,6 @@ def _wrong_webhook(webhook: WebhookSettings, settings: Settings) -> str | None:
         return "url: http is allowed for this machine itself only; use https."
     if url.username or url.password:
         return "url holds a user or password; put a token into token_file instead."
-    if webhook.hmac_key_file and webhook.privacy != "hmac":
-        return _HMAC_ONLY
     for each in webhook.events:
         if each not in EVENT_TYPES:
             near = difflib.get_close_matches(each, EVENT_TYPES, n=1, cutoff=0.5)

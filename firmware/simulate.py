@@ -57,6 +57,7 @@ def virtual_settings(
     modem: str | None = None,
     broker: BrokerSettings | None = None,
     delay_ms: int = 0,
+    seal_to: Path | None = None,
 ) -> Settings:
     """The settings of a unit on the virtual line."""
     line = LineSettings(
@@ -69,20 +70,25 @@ def virtual_settings(
     return Settings(
         unit=UnitSettings(site="demo", unit="virtual-1", data_dir=data_dir),
         line=(line,),
-        recording=RecordingSettings(audio_delay_ms=delay_ms),
+        recording=RecordingSettings(audio_delay_ms=delay_ms, seal_to=seal_to),
         broker=(broker,) if broker else (),
     )
 
 
 def stepped(
-    scenario: Scenario, data_dir: Path, *, progress: Callable[[float], None] = lambda part: None
+    scenario: Scenario,
+    data_dir: Path,
+    *,
+    progress: Callable[[float], None] = lambda part: None,
+    seal_to: Path | None = None,
 ) -> VirtualLine:
     """Run the scenario on virtual time. Same core, recorder and store as live; drivers' threads are left out.
 
-    data_dir must not hold a store yet. progress is told the part done, 0 to 1. Returns the line: what was on the wire.
+    data_dir must not hold a store yet. progress is told the part done, 0 to 1. seal_to: the settings' key. Returns the
+    line: what was on the wire.
     """
     line = VirtualLine(scenario)
-    stepper = _Stepper(scenario, line, data_dir)
+    stepper = _Stepper(scenario, line, data_dir, seal_to)
     last = 0
     for at_ns, step in stepper.agenda():
         if at_ns // 60_000_000_000 > last:
@@ -96,10 +102,11 @@ def stepped(
 
 
 class _Stepper:
-    def __init__(self, scenario: Scenario, line: VirtualLine, data_dir: Path) -> None:
+    def __init__(self, scenario: Scenario, line: VirtualLine, data_dir: Path, seal_to: Path | None) -> None:
         self.at_ns = 0
         self._scenario, self._line = scenario, line
-        self._settings = virtual_settings(scenario, data_dir, modem="virtual" if scenario.modem else None)
+        modem = "virtual" if scenario.modem else None
+        self._settings = virtual_settings(scenario, data_dir, modem=modem, seal_to=seal_to)
         self._random = random.Random(1)
         self._levels = line.initial()
         self._boots = 0

@@ -53,6 +53,10 @@ _ALARMS: Mapping[Kind, tuple[str, str]] = {
         "通話の記録に異常があります。設置業者に連絡してください。",
         "Something is wrong with the record of calls. Call the installer.",
     ),
+    "unsealed": (
+        "録音を封印する公開鍵が使えないため、封印せずに録音しています。設置業者に連絡してください。",
+        "The public key that recordings are sealed to cannot be used: they are not sealed. Call the installer.",
+    ),
     "disk": (
         "空き容量が残り{free_mb}MBです。古い録音を保存してから削除してください。",
         "{free_mb} MB are free. Save old recordings elsewhere and remove them.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pytest_mock import MockerFixture
 
 from drivers.signals import AudioBlock
@@ -18,8 +20,9 @@ from firmware.core.call import Call, ClockRead
 from firmware.core.facts import RecordingFailed, RecordingReady
 from firmware.core.line import Mute, StartRecording, StopRecording
 from firmware.recording.leaves import Leaves
-from firmware.recording.recorder import Recorder, RecorderThread
+from firmware.recording.recorder import Recorder, RecorderThread, told_outside
 from firmware.recording.repair import repair
+from firmware.recording.sealed import unsealed
 
 RATE = 8000
 FRAME = 125_000  # ns
@@ -402,3 +405,79 @@ def test_mutes_of_long_ago_are_forgotten(tmp_path: Path) -> None:
         at = T0 + number * 10 * 10**9
         bench.recorder.obey(Mute(from_ns=at, until_ns=at + 10**9, at_ns=at))
     assert len(bench.recorder._mutes) < 10
+
+
+# sealed to the owner's key
+
+OWNER = X25519PrivateKey.generate()
+
+
+class Sealed(Bench):
+    def __init__(self, directory: Path, **options: int) -> None:
+        super().__init__(directory, **options)
+        self.recorder = Recorder(directory, RATE, 30, 5.0, 0, self.posted.append, OWNER.public_key())
+
+    def path(self) -> Path:
+        (path,) = (self.directory / "recordings").glob("*/*.flac.sealed")
+        return path
+
+    def plain(self) -> bytes:
+        """As far as it can be played."""
+        with self.path().open("rb") as file:
+            (self.directory / "plain.flac").write_bytes(unsealed(file, OWNER).read())
+        command = "flac -dcs -F --force-raw-format --endian=little --sign=signed plain.flac"
+        whole = subprocess.run(command.split(), cwd=self.directory, capture_output=True, check=False)
+        return whole.stdout
+
+
+def test_a_sealed_file_is_filed_like_any_other_and_holds_the_same(tmp_path: Path) -> None:
+    bench = Sealed(tmp_path)
+    bench.hear(6)
+    bench.start(1.25)
+    bench.hear(8.7)
+    bench.stop(8.5)
+    fact = bench.ready()
+    assert fact.path.endswith(f"{CALL}.flac.sealed") and fact.frames == 58_000 and fact.seed
+    pcm = bench.wire[round(1.25 * RATE) * 2 : round(8.5 * RATE) * 2]
+    assert bench.plain() == pcm and fact.root == root_of(fact.seed, pcm)
+    assert pcm[4000:4020] not in bench.path().read_bytes()
+    told = told_outside(bench.path())
+    assert (told.from_ns, told.frames, told.root.hex(), told.whole) == (fact.from_ns, 58_000, fact.root, True)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_sealed_file_that_was_cut_plays_to_within_a_second_and_tells_its_whole_seconds(
+    tmp_path: Path, silent: bool
+) -> None:
+    bench = Sealed(tmp_path)
+    if silent:
+        bench.wire = bytes(len(bench.wire))
+    bench.hear(6)
+    bench.start(1)
+    for until_s in (7.3, 9.9, 14.02, 21.6):
+        bench.hear(until_s)  # and here it is killed
+        heard = bench.wire[RATE * 2 : round(until_s * RATE) * 2]
+        plain = bench.plain()
+        assert heard.startswith(plain) and len(heard) - len(plain) < RATE * 2
+        told = told_outside(bench.path())
+        assert not told.whole and told.frames % RATE == 0 and 0 < told.frames <= len(plain) // 2
+        assert len(heard) // 2 - told.frames < 1.7 * RATE
+        assert told.root.hex() == root_of(told.seed.hex(), plain[: told.frames * 2])
+
+
+def test_a_disk_that_fills_up_leaves_a_sealed_file_that_says_how_far_it_goes(
+    tmp_path: Path, mocker: MockerFixture
+) -> None:
+    bench = Sealed(tmp_path)
+    bench.hear(6)
+    bench.start(1)
+    bench.hear(10)
+    mocker.patch("os.write", side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    bench.hear(14)
+    mocker.stopall()
+    bench.stop(13)
+    bench.hear(15)
+    fact = bench.ready()
+    assert fact.cut_short == "it could not be written any more (No space left on device)"
+    assert fact.frames % RATE == 0 and 7 * RATE <= fact.frames < 9 * RATE and fact.seed
+    assert fact.root == root_of(fact.seed, bench.plain()[: fact.frames * 2])

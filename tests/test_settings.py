@@ -89,14 +89,6 @@ def test_a_line_of_any_country_may_know_the_number() -> None:
         (GOOD + '[recording]\ndo_not_record = ["110", "0300012"]\n', "do_not_record: entry 2 is no telephone number;"),
         (GOOD + '[[broker]]\nhost = "b.example"\ntls = false\n', "tls = false is allowed for this machine itself only"),
         (GOOD + '[[broker]]\nhost = "b"\ncert_file = "/c"\n', "cert_file and key_file must be given together."),
-        (
-            GOOD + '[[broker]]\nhost = "b"\nhmac_key_file = "/k"\n',
-            'hmac_key_file does nothing without privacy = "hmac"',
-        ),
-        (
-            HOOK + 'url = "https://a"\nhmac_key_file = "/k"\n',
-            'crm: hmac_key_file does nothing without privacy = "hmac"',
-        ),
         (GOOD + '[[broker]]\nhost = "b"\nprefix = "a/#"\n', "prefix = 'a/#' cannot begin a topic; use 1 to 3 names"),
         (GOOD + '[[broker]]\nhost = "b"\nprefix = "a/b/c/d"\n', "cannot begin a topic"),
         (GOOD.replace("unit-1", "0300001234"), "[unit] unit = '0300001234' looks like a phone number"),
@@ -178,6 +170,7 @@ def test_what_is_changed_from_afar_stands_over_the_file() -> None:
         ({"broker": {}}, "patch: only recording, events, watch can be changed from afar, not 'broker'."),
         ({"unit": {"data_dir": "/"}}, "patch: only recording, events, watch can be changed from afar, not 'unit'."),
         ({"recording": {"do_not_record": []}}, "patch: do_not_record can be changed in the settings file only."),
+        ({"recording": {"seal_to": "/k"}}, "patch: seal_to can be changed in the settings file only."),
         ({"recording": 5}, "patch: [recording] must be a section (write it as [recording])."),
         (
             {"recording": {"pre_rol_s": 5}},

@@ -17,11 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from drivers.signals import Country
+from firmware.cli.keys import plain_sound
 from firmware.cli.main import InputError, json_line
 from firmware.cli.show import caller_text, outcome_text, terminal, time_text, waveform
 from firmware.cli.unit import settings_of
 from firmware.core.numbers import e164
 from firmware.records.store import CallReader, StoreError
+
+SUFFIX = ".sealed"  # of firmware.recording.sealed, which is not loaded for a list of calls
 
 STORE = "store"
 
@@ -170,8 +173,11 @@ def show(args: argparse.Namespace) -> int:
     else:
         table.add_row("recording", f"none: {call['no_recording']}")
     console.print(table)
-    if recording:
-        console.print(waveform(_recording(data, call), min(console.width, 100)), style="cyan")
+    if recording and (args.key or not recording["path"].endswith(SUFFIX)):
+        with plain_sound(_recording(data, call), args.key, args.passphrase_file) as path:
+            console.print(waveform(path, min(console.width, 100)), style="cyan")
+    elif recording:
+        console.print("It is sealed: with --key, the owner's private key, its waveform is shown.", style="dim")
     return 0
 
 
@@ -183,11 +189,13 @@ def play(args: argparse.Namespace) -> int:
     from drivers.codec import prepare_libraries
 
     data, call = one_call(args)
-    path = _recording(data, call)
     prepare_libraries()
     audio = pyaudio.PyAudio()
     try:
-        with soundfile.SoundFile(path) as file:
+        with (
+            plain_sound(_recording(data, call), args.key, args.passphrase_file) as path,
+            soundfile.SoundFile(path) as file,
+        ):
             rate = file.samplerate
             try:
                 stream = audio.open(rate=rate, channels=1, format=pyaudio.paInt16, output=True)
@@ -215,13 +223,24 @@ def play(args: argparse.Namespace) -> int:
 
 def export(args: argparse.Namespace) -> int:
     data, call = one_call(args)
-    for path in export_call(data, call, args.out):
+    for path in export_call(data, call, args.out, key=args.key, passphrase_file=args.passphrase_file):
         print(path)
     return 0
 
 
-def export_call(data: Path, call: Mapping[str, Any], out: Path, *, sound: bool = True) -> list[Path]:
-    """Copy a call's record and, with sound, its recording to a folder. Returns the files written."""
+def export_call(
+    data: Path,
+    call: Mapping[str, Any],
+    out: Path,
+    *,
+    sound: bool = True,
+    key: Path | None = None,
+    passphrase_file: Path | None = None,
+) -> list[Path]:
+    """Copy a call's record and, with sound, its recording to a folder; of a sealed one, with a key, also what it holds.
+
+    Returns the files written. Raises InputError.
+    """
     name = str(call["call_id"])
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -231,6 +250,9 @@ def export_call(data: Path, call: Mapping[str, Any], out: Path, *, sound: bool =
         if sound and call["recording"]:
             source = _recording(data, call)
             written.append(Path(shutil.copyfile(source, out / source.name)))
+            if source.suffix == SUFFIX and key:
+                with plain_sound(source, key, passphrase_file) as plain:
+                    written.append(Path(shutil.copyfile(plain, out / plain.name)))
     except OSError as error:
         raise InputError(
             f"{error.filename or out}: cannot be written ({error.strerror}); give another --out."

@@ -137,7 +137,7 @@ def _store(data: Path) -> Finding:
                 named.add(str(call["recording"]["path"]))
             if call["outcome"] is None or call["outcome"] == "interrupted":
                 kept.add(str(call["call_id"]))
-        kept |= {Path(path).stem.removesuffix(".repaired") for path in named}
+        kept |= {Path(path).name.split(".")[0] for path in named}
         problems = [problem for problem in reader.problems if problem.kind != "torn"]
     finally:
         reader.close()
@@ -145,7 +145,7 @@ def _store(data: Path) -> Finding:
         says = f"{problems[0].where}: {problems[0].says} `tsuroku store doctor` tells what to do."
         return Finding("store", "wrong", says)
     missing = [path for path in named if not (data / path).exists()]
-    stray = [path for path in (data / "recordings").glob("*/*.flac") if path.stem.removesuffix(".repaired") not in kept]
+    stray = [path for path in (data / "recordings").glob("*/*") if path.name.split(".")[0] not in kept]
     if missing:
         return Finding("store", "wrong", f"{len(missing)} recordings are gone, first {missing[0]}; put back a backup.")
     if stray:

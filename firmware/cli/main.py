@@ -106,10 +106,20 @@ def _parser() -> argparse.ArgumentParser:
     ):
         sub = action(name, help_, f"calls:{name}")
         sub.add_argument("call", help="the call's id, or its last digits")
+        sub.add_argument("--key", type=Path, metavar="FILE", help="the owner's private key, for a sealed recording")
+        sub.add_argument("--passphrase-file", type=Path, metavar="FILE", help="do not ask for the key's passphrase")
         if name == "show":
             sub.add_argument("--json", action="store_true", help="the record as JSON")
         if name == "export":
             sub.add_argument("--out", type=Path, default=Path(), help="the folder to copy to (default: here)")
+
+    keys = command("keys", "Make the owner's keys, that recordings are sealed to.", "keys:make")
+    making = keys.add_subparsers(metavar="ACTION", required=True)
+    help_ = "Make a private and a public key; with seal_to in the settings only the private one can read recordings."
+    sub = making.add_parser("make", help=help_, description=help_)
+    sub.set_defaults(run=_Lazy("keys:make"))
+    sub.add_argument("directory", type=Path, metavar="DIR", help="where to put them; not on the unit")
+    sub.add_argument("--passphrase-file", type=Path, metavar="FILE", help="do not ask for a passphrase")
 
     store = command("store", "Check, copy, hold and erase what is kept; the unit may be running.", "store:verify")
     keeping = store.add_subparsers(metavar="ACTION", required=True)

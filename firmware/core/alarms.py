@@ -27,6 +27,7 @@ Kind = Literal[
     "repeat_calls",
     "device",
     "store",
+    "unsealed",
     "disk",
     "clock",
     "temperature",
@@ -245,6 +246,8 @@ class Watch:
             device, _, number = name.partition("/")
             if device == "store":
                 yield "store", "store", None, {"reason": says}
+            elif device == "seal":
+                yield "unsealed", "unsealed", None, {"reason": says}
             else:
                 line = int(number) if number.isdecimal() else None
                 yield name, "device", line, {"device": device, "reason": says}

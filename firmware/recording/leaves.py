@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Callable, Iterable
 
 
 def salt_of(seed: bytes, number: int) -> bytes:
@@ -23,11 +24,14 @@ def joined(left: bytes, right: bytes) -> bytes:
 class Leaves:
     """Takes frames as they come, and keeps no more than one node for each level of the tree.
 
-    seed: 32 octets; None: new ones, by chance.
+    seed: 32 octets; None: new ones, by chance. completed: gets each leaf of a whole second.
     """
 
-    def __init__(self, rate_hz: int, seed: bytes | None = None) -> None:
+    def __init__(
+        self, rate_hz: int, seed: bytes | None = None, completed: Callable[[bytes], None] | None = None
+    ) -> None:
         self.seed = seed or secrets.token_bytes(32)
+        self._completed = completed
         self._second = 2 * rate_hz
         self._number = 0  # of the leaf that is being filled
         self._filled = 0  # octets of it
@@ -45,19 +49,32 @@ class Leaves:
             self._filled += len(part)
             left = left[len(part) :]
             if self._filled == self._second:
-                self._whole = _with(self._whole, self._leaf.digest())
+                leaf = self._leaf.digest()
+                self._whole = _with(self._whole, leaf)
+                if self._completed:
+                    self._completed(leaf)
                 self._number, self._filled = self._number + 1, 0
                 self._leaf = self._new()
 
     def root(self) -> bytes:
         """Of all that was fed; more may follow."""
-        whole = _with(self._whole, self._leaf.digest()) if self._filled else self._whole
-        if not whole:
-            return hashlib.sha256().digest()
-        node = whole[-1][1]
-        for _, before in reversed(whole[:-1]):
-            node = joined(before, node)
-        return node
+        return _root(_with(self._whole, self._leaf.digest()) if self._filled else self._whole)
+
+
+def root_of(leaves: Iterable[bytes]) -> bytes:
+    whole: list[tuple[int, bytes]] = []
+    for leaf in leaves:
+        whole = _with(whole, leaf)
+    return _root(whole)
+
+
+def _root(whole: list[tuple[int, bytes]]) -> bytes:
+    if not whole:
+        return hashlib.sha256().digest()
+    node = whole[-1][1]
+    for _, before in reversed(whole[:-1]):
+        node = joined(before, node)
+    return node
 
 
 def _with(whole: list[tuple[int, bytes]], node: bytes) -> list[tuple[int, bytes]]:

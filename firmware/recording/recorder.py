@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import logging
 import os
 import queue
@@ -19,16 +20,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import soundfile
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 from drivers.signals import AudioBlock
 from firmware.core.facts import Gap, RecordingFailed, RecordingReady
 from firmware.core.line import Mute, StartRecording, StopRecording
-from firmware.recording.leaves import Leaves
+from firmware.recording.leaves import Leaves, root_of
+from firmware.recording.sealed import SUFFIX, SealedWriter, SealError, outside
 
 log = logging.getLogger(__name__)
 
 # A whole FLAC block is lost to a cut: levels 0 to 2 have blocks of 1152 frames (0.14 s), higher ones 4096 (0.5 s).
 _COMPRESSION = 2 / 8
+_ENCODER_FRAMES = 1152 + 1  # that it can be holding back
 _RESERVE_BYTES = 50_000_000
 _FROM = "monotonic ns of the first frame: "
 # The newest frames stay out of the file for this long: a stop names a moment that is already past when it arrives, and
@@ -52,6 +56,10 @@ class _Open:
     next: int  # index of the frame to be written next
     from_ns: int
     leaves: Leaves
+    sealed: SealedWriter | None
+    held: list[bytes]  # leaves that are not in the sealed file yet
+    noted: int = 0  # those that are
+    handed: int = 0  # index up to which its sound was handed to the disk
     stop: int | None = None  # index after its last frame, once known
     gaps: list[Gap] = field(default_factory=list)
     muted: list[Gap] = field(default_factory=list)
@@ -64,7 +72,7 @@ class _Open:
 class Recorder:
     """Feed it with blocks and commands in any order of arrival. post takes RecordingReady and RecordingFailed.
 
-    directory: the unit's data directory; files go to recordings/YYYY-MM below it.
+    directory: the unit's data directory; files go to recordings/YYYY-MM below it. owner: files are sealed to this key.
     Thread: one at a time; RecorderThread gives it its own.
     """
 
@@ -76,8 +84,9 @@ class Recorder:
         sync_s: float,
         audio_delay_ms: int,
         post: Callable[[RecordingReady | RecordingFailed], None],
+        owner: X25519PublicKey | None = None,
     ) -> None:
-        self._directory, self._rate_hz, self._post = directory, rate_hz, post
+        self._directory, self._rate_hz, self._post, self._owner = directory, rate_hz, post, owner
         self._sync_ns = round(sync_s * 1e9)
         self._delay_ns = audio_delay_ms * 1_000_000
         self._frame_ns = 1_000_000_000 // rate_hz
@@ -138,6 +147,8 @@ class Recorder:
             elif writing.failed is None and now_ns - writing.synced_ns > self._sync_ns:
                 writing.synced_ns = now_ns
                 try:
+                    if writing.sealed:
+                        writing.sealed.flush()
                     os.fdatasync(writing.descriptor)
                     self._keep_reserve()
                 except OSError as error:
@@ -199,7 +210,7 @@ class Recorder:
 
     def _start(self, start: StartRecording) -> None:
         first = max(self._index_of(start.from_ns), 0, self._end - self._frames)
-        name = f"recordings/{_month(start.call_id)}/{start.call_id}.flac"
+        name = f"recordings/{_month(start.call_id)}/{start.call_id}.flac{SUFFIX if self._owner else ''}"
         path = self._directory / name
         descriptor = -1
         try:
@@ -207,8 +218,21 @@ class Recorder:
             path.parent.mkdir(mode=0o700, exist_ok=True)
             self._keep_reserve()
             descriptor = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600)
+            sealed = SealedWriter(descriptor, self._owner) if self._owner else None
+            held: list[bytes] = []
+            leaves = Leaves(self._rate_hz, completed=held.append if sealed else None)
+            if sealed:
+                sealed.note(
+                    _json({"from_ns": self._time_of(first), "rate_hz": self._rate_hz, "seed": leaves.seed.hex()})
+                )
             file = soundfile.SoundFile(
-                os.dup(descriptor), "w", self._rate_hz, 1, "PCM_16", format="FLAC", compression_level=_COMPRESSION
+                sealed or os.dup(descriptor),
+                "w",
+                self._rate_hz,
+                1,
+                "PCM_16",
+                format="FLAC",
+                compression_level=_COMPRESSION,
             )
             file.title, file.comment = start.call_id, f"{_FROM}{self._time_of(first)}"
             _sync_directory(path.parent)
@@ -220,8 +244,8 @@ class Recorder:
                 start, f"the file {name} could not be made ({_why(error)}); free space or mend the card."
             )
             return
-        leaves = Leaves(self._rate_hz)
-        self._open.append(_Open(start, path, name, file, descriptor, first, first, self._time_of(first), leaves))
+        from_ns = self._time_of(first)
+        self._open.append(_Open(start, path, name, file, descriptor, first, first, from_ns, leaves, sealed, held))
         self._write()
 
     def _keep_reserve(self) -> None:
@@ -246,11 +270,25 @@ class Recorder:
                 try:
                     writing.file.buffer_write(pcm, "int16")
                     writing.leaves.feed(pcm)
+                    if writing.sealed and writing.sealed.failed:
+                        raise writing.sealed.failed
                 except (OSError, soundfile.SoundFileError) as error:
                     self._fail(writing, error)
             writing.next += count
+        if writing.sealed and writing.next - writing.handed >= self._rate_hz // 4:
+            self._hand_over(writing, writing.sealed)
         if writing.stop is not None and writing.next >= writing.stop:
             self._finish(writing)
+
+    def _hand_over(self, writing: _Open, sealed: SealedWriter) -> None:
+        """Let the disk have what was heard, and the leaves of which all sound has left FLAC's encoder: a process that
+        dies then has lost no more of a sealed file than of any other.
+        """
+        sealed.flush()
+        writing.handed = writing.next
+        while writing.held and (writing.noted + 1) * self._rate_hz <= writing.next - writing.first - _ENCODER_FRAMES:
+            sealed.note(writing.held.pop(0))
+            writing.noted += 1
 
     def _silence_in(self, pcm: bytearray, writing: _Open, start_ns: int, end_ns: int | None) -> None:
         """Take the muted stretch out of frames that begin with the file's next one."""
@@ -302,16 +340,21 @@ class Recorder:
 
     def _finish(self, writing: _Open) -> None:
         self._open.remove(writing)
-        frames = writing.next - writing.first
+        frames, seed, root = writing.next - writing.first, writing.leaves.seed, writing.leaves.root()
         try:
             try:
                 writing.file.close()  # writes the last block and the header
+                if writing.sealed:
+                    writing.sealed.finish(_json({"frames": frames, "root": root.hex()}))
                 os.fsync(writing.descriptor)
+            except OSError as error:
+                if not writing.sealed:
+                    raise
+                self._fail(writing, error)
             finally:
                 os.close(writing.descriptor)
             if writing.failed:
-                frames = soundfile.info(writing.path).frames
-                writing.leaves = leaves_of(writing.path)
+                frames, seed, root = self._left_of(writing)
             if frames <= writing.filled:
                 writing.path.unlink()
                 self._post_failure(writing.start, "no sound came from the codec; check its cable and `tsuroku doctor`.")
@@ -332,13 +375,21 @@ class Recorder:
                 rate_hz=self._rate_hz,
                 size_bytes=size,
                 sha256=digest,
-                seed=writing.leaves.seed.hex(),
-                root=writing.leaves.root().hex(),
+                seed=seed.hex(),
+                root=root.hex(),
                 gaps=tuple(writing.gaps),
                 muted=tuple(writing.muted),
                 cut_short=writing.failed or writing.cut_short,
             )
         )
+
+    def _left_of(self, writing: _Open) -> tuple[int, bytes, bytes]:
+        """Frames, seed and root of a file that could not be written to its end."""
+        if writing.sealed:
+            told = told_outside(writing.path)
+            return told.frames, told.seed, told.root
+        leaves = leaves_of(writing.path)
+        return soundfile.info(writing.path).frames, leaves.seed, leaves.root()
 
     def _post_failure(self, start: StartRecording, reason: str) -> None:
         log.warning("event=recording_failed call=%s reason=%s", start.call_id, reason)
@@ -417,6 +468,41 @@ def fingerprint(path: Path) -> tuple[int, str]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return file.tell(), digest
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a sealed recording tells of itself without its key. Of a cut one: its whole seconds."""
+
+    from_ns: int
+    rate_hz: int
+    frames: int
+    seed: bytes
+    root: bytes
+    whole: bool
+
+
+def told_outside(path: Path) -> Told:
+    """Raises OSError, SealError (also where it was cut before it told anything)."""
+    with path.open("rb") as file:
+        known = outside(file)
+    if not known.notes:
+        raise SealError("It was cut in its head.")
+    try:
+        head = json.loads(known.notes[0])
+        leaves = known.notes[1:]
+        frames, root = len(leaves) * head["rate_hz"], root_of(leaves)
+        if known.last is not None:
+            last = json.loads(known.last)
+            frames, root = last["frames"], bytes.fromhex(last["root"])
+        seed = bytes.fromhex(head["seed"])
+        return Told(head["from_ns"], head["rate_hz"], frames, seed, root, known.last is not None)
+    except (ValueError, KeyError, TypeError) as error:
+        raise SealError("What it tells of itself is damaged.") from error
+
+
+def _json(value: dict[str, int | str]) -> bytes:
+    return json.dumps(value).encode()
 
 
 def leaves_of(path: Path) -> Leaves:

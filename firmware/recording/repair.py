@@ -11,8 +11,10 @@ import soundfile
 
 from firmware.core.call import Call
 from firmware.core.facts import RecordingReady
-from firmware.recording.recorder import fingerprint, leaves_of, started_ns
+from firmware.recording.recorder import fingerprint, leaves_of, started_ns, told_outside
+from firmware.recording.sealed import SUFFIX, SealError
 
+_WITHOUT_WARNING = "the unit stopped without warning"
 _BLOCK = 128  # divides every FLAC block size in use: a read that meets the cut loses nothing before it
 
 
@@ -25,7 +27,7 @@ def repair(directory: Path, call: Call, at_ns: int) -> tuple[RecordingReady | No
     """
     found = next((directory / "recordings").glob(f"*/{call.call_id}.flac"), None)
     if found is None:
-        return None, False
+        return _sealed(directory, call, at_ns), False
     from_ns = started_ns(found, call.answered_ns or call.opened_ns)
     frames, rate_hz, whole = _copy(found, None)
     if not frames:
@@ -59,9 +61,47 @@ def repair(directory: Path, call: Call, at_ns: int) -> tuple[RecordingReady | No
         sha256=digest,
         seed=leaves.seed.hex(),
         root=leaves.root().hex(),
-        cut_short=None if whole else "the unit stopped without warning",
+        cut_short=None if whole else _WITHOUT_WARNING,
     )
     return ready, not whole
+
+
+def readable(path: Path) -> Path:
+    """A FLAC file that may have been cut; of a cut one, a copy beside it, as far as it goes. Raises OSError."""
+    frames, _, whole = _copy(path, None)
+    if whole or not frames:
+        return path
+    copy = path.with_suffix(".repaired.flac")
+    _copy(path, copy)
+    return copy
+
+
+def _sealed(directory: Path, call: Call, at_ns: int) -> RecordingReady | None:
+    """A sealed recording needs no copy to be read as far as it goes, and this unit could not make one."""
+    found = next((directory / "recordings").glob(f"*/{call.call_id}.flac{SUFFIX}"), None)
+    if found is None:
+        return None
+    try:
+        told = told_outside(found)
+    except SealError:
+        return None
+    if not told.frames:
+        return None
+    size, digest = fingerprint(found)
+    return RecordingReady(
+        at_ns=at_ns,
+        line=call.line,
+        call_id=call.call_id,
+        path=str(found.relative_to(directory)),
+        from_ns=told.from_ns,
+        frames=told.frames,
+        rate_hz=told.rate_hz,
+        size_bytes=size,
+        sha256=digest,
+        seed=told.seed.hex(),
+        root=told.root.hex(),
+        cut_short=None if told.whole else _WITHOUT_WARNING,
+    )
 
 
 def _copy(source: Path, target: Path | None) -> tuple[int, int, bool]:

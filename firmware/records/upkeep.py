@@ -214,7 +214,7 @@ def copy_recordings(source: Path, target: Path, erased: Collection[str] = ()) ->
         if copy.name.split(".")[0] in erased:
             copy.unlink()
     copied = 0
-    for recording in sorted(source.glob("*/*.flac")):
+    for recording in sorted(path for path in source.glob("*/*") if path.suffix != ".part"):
         copy = target / recording.relative_to(source)
         if not copy.exists() or copy.stat().st_size != recording.stat().st_size:
             make_directory(copy.parent)
