@@ -101,8 +101,7 @@ class Recording:
     rate_hz: int
     size_bytes: int
     sha256: str
-    seed: str | None = None  # salts the leaves of the sound's hash tree: whoever has it can guess at what was redacted
-    root: str | None = None  # of that tree; None: made by a version that had none
+    root: str | None = None  # of the hash tree of its sound; None: made by a version that had none
     gaps: tuple[Gap, ...] = ()
     muted: tuple[Gap, ...] = ()
     cut_short: str | None = None  # why it ends before the call does

@@ -30,8 +30,7 @@ class RecordingReady:
     rate_hz: int
     size_bytes: int
     sha256: str
-    seed: str | None = None  # hexadecimal, as root: of the hash tree of its sound (firmware.recording.leaves)
-    root: str | None = None
+    root: str | None = None  # hexadecimal: of the hash tree of its sound (firmware.recording.leaves)
     gaps: tuple[Gap, ...] = ()
     muted: tuple[Gap, ...] = ()  # silence because recording was paused or switched off
     cut_short: str | None = None  # why it ends before the call does

@@ -624,7 +624,6 @@ def recording_of(fact: RecordingReady) -> Recording:
         rate_hz=fact.rate_hz,
         size_bytes=fact.size_bytes,
         sha256=fact.sha256,
-        seed=fact.seed,
         root=fact.root,
         gaps=fact.gaps,
         muted=fact.muted,

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -34,7 +35,8 @@ log = logging.getLogger(__name__)
 _COMPRESSION = 2 / 8
 _ENCODER_FRAMES = 1152 + 1  # that it can be holding back
 _RESERVE_BYTES = 50_000_000
-_FROM = "monotonic ns of the first frame: "
+_COMMENT = "monotonic ns of the first frame: {}; seed of its leaves: {}"
+_IN_COMMENT = re.compile(r"monotonic ns of the first frame: (\d+)(?:; seed of its leaves: ([0-9a-f]{64}))?")
 # The newest frames stay out of the file for this long: a stop names a moment that is already past when it arrives, and
 # the file must end there.
 _HELD_BACK_MS = 250
@@ -222,9 +224,7 @@ class Recorder:
             held: list[bytes] = []
             leaves = Leaves(self._rate_hz, completed=held.append if sealed else None)
             if sealed:
-                sealed.note(
-                    _json({"from_ns": self._time_of(first), "rate_hz": self._rate_hz, "seed": leaves.seed.hex()})
-                )
+                sealed.note(_json({"from_ns": self._time_of(first), "rate_hz": self._rate_hz}))
             file = soundfile.SoundFile(
                 sealed or os.dup(descriptor),
                 "w",
@@ -234,7 +234,7 @@ class Recorder:
                 format="FLAC",
                 compression_level=_COMPRESSION,
             )
-            file.title, file.comment = start.call_id, f"{_FROM}{self._time_of(first)}"
+            file.title, file.comment = start.call_id, _COMMENT.format(self._time_of(first), leaves.seed.hex())
             _sync_directory(path.parent)
         except (OSError, soundfile.SoundFileError) as error:
             if descriptor >= 0:
@@ -340,12 +340,13 @@ class Recorder:
 
     def _finish(self, writing: _Open) -> None:
         self._open.remove(writing)
-        frames, seed, root = writing.next - writing.first, writing.leaves.seed, writing.leaves.root()
+        root: bytes | None
+        frames, root = writing.next - writing.first, writing.leaves.root()
         try:
             try:
                 writing.file.close()  # writes the last block and the header
                 if writing.sealed:
-                    writing.sealed.finish(_json({"frames": frames, "root": root.hex()}))
+                    writing.sealed.finish(_json({"frames": frames, "root": writing.leaves.root().hex()}))
                 os.fsync(writing.descriptor)
             except OSError as error:
                 if not writing.sealed:
@@ -354,7 +355,7 @@ class Recorder:
             finally:
                 os.close(writing.descriptor)
             if writing.failed:
-                frames, seed, root = self._left_of(writing)
+                frames, root = self._left_of(writing)
             if frames <= writing.filled:
                 writing.path.unlink()
                 self._post_failure(writing.start, "no sound came from the codec; check its cable and `tsuroku doctor`.")
@@ -375,21 +376,19 @@ class Recorder:
                 rate_hz=self._rate_hz,
                 size_bytes=size,
                 sha256=digest,
-                seed=seed.hex(),
-                root=root.hex(),
+                root=root.hex() if root else None,
                 gaps=tuple(writing.gaps),
                 muted=tuple(writing.muted),
                 cut_short=writing.failed or writing.cut_short,
             )
         )
 
-    def _left_of(self, writing: _Open) -> tuple[int, bytes, bytes]:
-        """Frames, seed and root of a file that could not be written to its end."""
+    def _left_of(self, writing: _Open) -> tuple[int, bytes | None]:
+        """Frames and root of a file that could not be written to its end."""
         if writing.sealed:
             told = told_outside(writing.path)
-            return told.frames, told.seed, told.root
-        leaves = leaves_of(writing.path)
-        return soundfile.info(writing.path).frames, leaves.seed, leaves.root()
+            return told.frames, told.root
+        return soundfile.info(writing.path).frames, root_of_file(writing.path)
 
     def _post_failure(self, start: StartRecording, reason: str) -> None:
         log.warning("event=recording_failed call=%s reason=%s", start.call_id, reason)
@@ -459,8 +458,8 @@ def started_ns(path: Path, otherwise_ns: int) -> int:
             comment = str(file.comment)
     except soundfile.SoundFileError:
         return otherwise_ns
-    text = comment.removeprefix(_FROM)
-    return int(text) if text.isdecimal() else otherwise_ns
+    found = _IN_COMMENT.fullmatch(comment)
+    return int(found[1]) if found else otherwise_ns
 
 
 def fingerprint(path: Path) -> tuple[int, str]:
@@ -477,7 +476,6 @@ class Told:
     from_ns: int
     rate_hz: int
     frames: int
-    seed: bytes
     root: bytes
     whole: bool
 
@@ -495,8 +493,7 @@ def told_outside(path: Path) -> Told:
         if known.last is not None:
             last = json.loads(known.last)
             frames, root = last["frames"], bytes.fromhex(last["root"])
-        seed = bytes.fromhex(head["seed"])
-        return Told(head["from_ns"], head["rate_hz"], frames, seed, root, known.last is not None)
+        return Told(head["from_ns"], head["rate_hz"], frames, root, known.last is not None)
     except (ValueError, KeyError, TypeError) as error:
         raise SealError("What it tells of itself is damaged.") from error
 
@@ -505,13 +502,19 @@ def _json(value: dict[str, int | str]) -> bytes:
     return json.dumps(value).encode()
 
 
-def leaves_of(path: Path) -> Leaves:
-    """Of a file that can be read to its end. Raises OSError, SoundFileError."""
+def root_of_file(path: Path) -> bytes | None:
+    """Of the hash tree of a file that can be read to its end. None: it holds no seed, since an old version made it.
+
+    Raises OSError, SoundFileError.
+    """
     with soundfile.SoundFile(path) as file:
-        leaves = Leaves(file.samplerate)
+        found = _IN_COMMENT.fullmatch(str(file.comment))
+        if not found or not found[2]:
+            return None
+        leaves = Leaves(file.samplerate, bytes.fromhex(found[2]))
         while len(pcm := file.buffer_read(_READ, "int16")):
             leaves.feed(pcm)
-    return leaves
+    return leaves.root()
 
 
 def _month(call_id: str) -> str:

@@ -11,7 +11,7 @@ import soundfile
 
 from firmware.core.call import Call
 from firmware.core.facts import RecordingReady
-from firmware.recording.recorder import fingerprint, leaves_of, started_ns, told_outside
+from firmware.recording.recorder import fingerprint, root_of_file, started_ns, told_outside
 from firmware.recording.sealed import SUFFIX, SealError
 
 _WITHOUT_WARNING = "the unit stopped without warning"
@@ -48,7 +48,7 @@ def repair(directory: Path, call: Call, at_ns: int) -> tuple[RecordingReady | No
         finally:
             part.unlink(missing_ok=True)
     size, digest = fingerprint(path)
-    leaves = leaves_of(path)
+    root = root_of_file(path)
     ready = RecordingReady(
         at_ns=at_ns,
         line=call.line,
@@ -59,8 +59,7 @@ def repair(directory: Path, call: Call, at_ns: int) -> tuple[RecordingReady | No
         rate_hz=rate_hz,
         size_bytes=size,
         sha256=digest,
-        seed=leaves.seed.hex(),
-        root=leaves.root().hex(),
+        root=root.hex() if root else None,
         cut_short=None if whole else _WITHOUT_WARNING,
     )
     return ready, not whole
@@ -98,7 +97,6 @@ def _sealed(directory: Path, call: Call, at_ns: int) -> RecordingReady | None:
         rate_hz=told.rate_hz,
         size_bytes=size,
         sha256=digest,
-        seed=told.seed.hex(),
         root=told.root.hex(),
         cut_short=None if told.whole else _WITHOUT_WARNING,
     )
@@ -120,6 +118,9 @@ def _copy(source: Path, target: Path | None) -> tuple[int, int, bool]:
         if target:
             file = soundfile.SoundFile(target, "w", rate_hz, reader.channels, "PCM_16", format="FLAC")
             writer = stack.enter_context(file)
+            for tag in ("title", "comment"):  # the seed of its leaves is there
+                if text := getattr(reader, tag):
+                    setattr(writer, tag, text)
         while True:
             try:
                 pcm = reader.buffer_read(_BLOCK, "int16")
