@@ -113,6 +113,36 @@ def _parser() -> argparse.ArgumentParser:
         if name == "export":
             sub.add_argument("--out", type=Path, default=Path(), help="the folder to copy to (default: here)")
 
+    export = command(
+        "export",
+        "Write calls into one file that anybody can check: sound, record, chain, signature, report.",
+        "bundle:export",
+        "Seconds are whole and count from the recording's beginning. What is silenced, or not in a clip, can be proved "
+        "to be all that was left out.",
+    )
+    export.add_argument("calls", nargs="+", metavar="CALL", help="a call's id, or its last digits")
+    export.add_argument("--out", type=Path, required=True, metavar="BUNDLE.zip", help="a new file")
+    export.add_argument("--copy", choices=("mp3", "opus"), help="also a copy that everything plays; it proves nothing")
+    export.add_argument(
+        "--silence", action="append", default=[], metavar="FROM-TO", help="these seconds become silence"
+    )
+    export.add_argument("--clip", metavar="FROM-TO", help="nothing but these seconds")
+    export.add_argument("--note", help="with --clip: what it shows")
+    export.add_argument("--key", type=Path, metavar="FILE", help="the owner's private key, for sealed recordings")
+    export.add_argument("--passphrase-file", type=Path, metavar="FILE", help="do not ask for the key's passphrase")
+    export.add_argument("--json", action="store_true", help="one JSON object")
+    where = export.add_mutually_exclusive_group()
+    _settings_option(where)
+    where.add_argument("--data", type=Path, help="a data folder, instead of the one that the settings name")
+
+    checking = command(
+        "verify", "Check a bundle that `export` wrote. Exit code 1: something in it does not hold.", "bundle:verify"
+    )
+    checking.add_argument("bundle", type=Path, metavar="BUNDLE.zip")
+    checking.add_argument("--key", metavar="HEX", help="the unit's public key, known from elsewhere (`info`)")
+    checking.add_argument("--checkpoint", type=Path, metavar="FILE", help="what somebody has kept of `state/recorder`")
+    checking.add_argument("--json", action="store_true", help="one JSON object")
+
     keys = command("keys", "Make the owner's keys, that recordings are sealed to.", "keys:make")
     making = keys.add_subparsers(metavar="ACTION", required=True)
     help_ = "Make a private and a public key; with seal_to in the settings only the private one can read recordings."

@@ -48,7 +48,7 @@ _REMEDY = {
 
 
 @contextlib.contextmanager
-def _bar(what: str) -> Iterator[typing.Callable[[float], None]]:
+def bar(what: str) -> Iterator[typing.Callable[[float], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=terminal(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task(what, total=1.0)
@@ -63,7 +63,7 @@ def _store(args: argparse.Namespace) -> Path:
 
 
 @contextlib.contextmanager
-def _in_words(path: Path) -> Iterator[None]:
+def in_words(path: Path) -> Iterator[None]:
     try:
         yield
     except (StoreError, LocalError) as error:
@@ -80,7 +80,7 @@ def verify(args: argparse.Namespace) -> int:
     if args.key is not None and not re.fullmatch("[0-9a-fA-F]{64}", args.key):
         raise InputError(f"--key {args.key!r} is no public key; give its 64 hexadecimal digits, as in `info`.")
     data = data_dir(args)
-    with _in_words(data), _bar("Following the chain") as progress:
+    with in_words(data), bar("Following the chain") as progress:
         verdict = verify_store(_store(args), (args.key or public_key(data / KEY_FILE) or "").lower() or None, progress)
     wrong = [problem for problem in verdict.problems if problem.kind != "torn"]
     if args.json:
@@ -115,7 +115,7 @@ def _summary(verdict: Verdict, *, good: bool) -> Text:
 
 def doctor(args: argparse.Namespace) -> int:
     """Exit code 1 when anything is wrong."""
-    with _in_words(data_dir(args)), _bar("Reading the store") as progress:
+    with in_words(data_dir(args)), bar("Reading the store") as progress:
         store = _store(args)
         verdict = verify_store(store, public_key(data_dir(args) / KEY_FILE), progress)
         reader = CallReader(store)
@@ -141,7 +141,7 @@ def doctor(args: argparse.Namespace) -> int:
 
 
 def export(args: argparse.Namespace) -> int:
-    with reader_of(data_dir(args)) as reader, _in_words(args.file):
+    with reader_of(data_dir(args)) as reader, in_words(args.file):
         if args.file == Path("-"):
             export_store(reader.storage, sys.stdout)
             return 0
@@ -235,11 +235,11 @@ def _owner(data: Path) -> Iterator[CallStore]:
         store.close()
 
 
-def _do(data: Path, request: Mapping[str, Any]) -> Mapping[str, Any]:
+def ask_store(data: Path, request: Mapping[str, Any]) -> Mapping[str, Any]:
     """Have it done by the running unit, or do it."""
     if unit_runs(data / STORE):
         return ask(data, request)
-    with _owner(data) as store, _bar("Freeing the log") as progress:
+    with _owner(data) as store, bar("Freeing the log") as progress:
         answer = store.obey(request)
         steps = len(store.storage.sealed()) + 1
         for number, _ in enumerate(store.purge_steps(), 1):
@@ -251,16 +251,16 @@ def _do(data: Path, request: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def hold(args: argparse.Namespace) -> int:
     data, call = one_call(args)
-    with _in_words(data):
-        _do(data, {"do": "hold", "call_id": call["call_id"], "reason": args.reason, "who": getpass.getuser()})
+    with in_words(data):
+        ask_store(data, {"do": "hold", "call_id": call["call_id"], "reason": args.reason, "who": getpass.getuser()})
     print(f"{call['call_id']}: is held; neither retention nor an erasure removes it.")
     return 0
 
 
 def release(args: argparse.Namespace) -> int:
     data, call = one_call(args)
-    with _in_words(data):
-        _do(data, {"do": "release", "call_id": call["call_id"], "who": getpass.getuser()})
+    with in_words(data):
+        ask_store(data, {"do": "release", "call_id": call["call_id"], "who": getpass.getuser()})
     print(f"{call['call_id']}: is no longer held.")
     return 0
 
@@ -279,13 +279,13 @@ def erase(args: argparse.Namespace) -> int:
         if not sys.stdin.isatty() or input(question).lower() != "y":
             raise InputError("nothing was erased; answer y, or give --yes.")
     kept: list[str] = []
-    with _in_words(data):
+    with in_words(data):
         if calls or (waiting and not unit_runs(data / STORE)):
             ids = [call["call_id"] for call in calls]
             request = {"do": "erase", "call_ids": ids, "reason": args.reason, "who": getpass.getuser()}
-            kept = sorted(_do(data, request)["kept"])
+            kept = sorted(ask_store(data, request)["kept"])
         if contacts:
-            _do(data, {"do": "forget", "numbers": contacts, "who": getpass.getuser()})
+            ask_store(data, {"do": "forget", "numbers": contacts, "who": getpass.getuser()})
         removed, left = _free_files(data, () if kept else spellings)
         rotten = rotten_with(data / STORE, spellings)
     for path in removed:
@@ -335,7 +335,7 @@ def _free_files(data: Path, spellings: Collection[str]) -> tuple[list[Path], lis
 def backup(args: argparse.Namespace) -> int:
     """Exit code 1 when the copy is not whole, which is so when the store is not."""
     data = data_dir(args)
-    with _in_words(args.target), _bar("Copying the store") as progress:
+    with in_words(args.target), bar("Copying the store") as progress:
         copied = copy_store(_store(args), args.target / STORE, progress)
         with reader_of(data) as reader:
             erased = {tombstone["call_id"] for tombstone in reader.tombstones()}
@@ -351,7 +351,7 @@ def backup(args: argparse.Namespace) -> int:
 
 def restore(args: argparse.Namespace) -> int:
     data = data_dir(args)
-    with _in_words(data):
+    with in_words(data):
         make_directory(data)
         _as_its_user(data)
         store_id = restore_store(args.source / STORE, data / STORE)

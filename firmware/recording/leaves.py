@@ -56,6 +56,10 @@ class Leaves:
                 self._number, self._filled = self._number + 1, 0
                 self._leaf = self._new()
 
+    def last_leaf(self) -> bytes:
+        """Of the second that is not full."""
+        return self._leaf.digest()
+
     def root(self) -> bytes:
         """Of all that was fed; more may follow."""
         return _root(_with(self._whole, self._leaf.digest()) if self._filled else self._whole)

@@ -502,16 +502,23 @@ def _json(value: dict[str, int | str]) -> bytes:
     return json.dumps(value).encode()
 
 
+def seed_in(path: Path) -> bytes | None:
+    """Of a recording's leaves. None: an old version made it. Raises SoundFileError."""
+    with soundfile.SoundFile(path) as file:
+        found = _IN_COMMENT.fullmatch(str(file.comment))
+    return bytes.fromhex(found[2]) if found and found[2] else None
+
+
 def root_of_file(path: Path) -> bytes | None:
     """Of the hash tree of a file that can be read to its end. None: it holds no seed, since an old version made it.
 
     Raises OSError, SoundFileError.
     """
+    seed = seed_in(path)
+    if seed is None:
+        return None
     with soundfile.SoundFile(path) as file:
-        found = _IN_COMMENT.fullmatch(str(file.comment))
-        if not found or not found[2]:
-            return None
-        leaves = Leaves(file.samplerate, bytes.fromhex(found[2]))
+        leaves = Leaves(file.samplerate, seed)
         while len(pcm := file.buffer_read(_READ, "int16")):
             leaves.feed(pcm)
     return leaves.root()

@@ -603,6 +603,9 @@ class CallStore(CallReader):
                     isinstance(call_id, str) for call_id in call_ids
                 ):
                     return {"kept": self.remove(call_ids, reason, who, audit)}
+                case {"do": "sign"}:
+                    self._write(self._checkpoint())
+                    return {}
                 case {"do": "forget", "numbers": list(numbers), "who": str(who)}:
                     return {"forgotten": sum(self.forget_contact(str(number), who, audit) for number in numbers)}
                 case _:

@@ -1,0 +1,137 @@
+"""tsuroku export and verify: bundles of calls that anybody can check."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import getpass
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from firmware.app import KEY_FILE, VERSION
+from firmware.cli.calls import STORE, SUFFIX, data_dir, one_call, reader_of
+from firmware.cli.keys import plain_sound
+from firmware.cli.main import InputError, json_line
+from firmware.cli.show import terminal
+from firmware.cli.store import ask_store, bar, in_words
+from firmware.core.call import Call
+
+_STRETCH = re.compile(r"(\d+)-(\d+)")
+
+
+def _stretch(text: str, option: str) -> tuple[int, int]:
+    found = _STRETCH.fullmatch(text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise InputError(f"{option} {text!r}: give whole seconds of the recording, as 12-20.")
+    return int(found[1]), int(found[2])
+
+
+def export(args: argparse.Namespace) -> int:
+    from firmware.bundle.export import ExportError, Wanted
+    from firmware.bundle.export import export as write
+    from firmware.bundle.report import page
+
+    wanted = Wanted(
+        silence=tuple(_stretch(text, "--silence") for text in args.silence),
+        clip=_stretch(args.clip, "--clip") if args.clip else None,
+        note=args.note,
+        copy=args.copy,
+    )
+    if (wanted.clip or wanted.silence) and len(args.calls) > 1:
+        raise InputError("--silence and --clip are seconds of one call; give that call alone.")
+    if wanted.note and not wanted.clip:
+        raise InputError("--note goes with --clip.")
+    data = data_dir(args)
+    calls = []
+    for call_id in args.calls:
+        args.call = call_id
+        calls.append(Call.from_dict(dict(one_call(args)[1])))
+    with in_words(data):
+        ask_store(data, {"do": "sign", "who": getpass.getuser()})  # or the newest lines would have no signature
+    with reader_of(data) as reader:
+        meta = reader.storage.doc("meta", 1) or {}
+    if not meta.get("public_key"):
+        raise InputError(f"{data / KEY_FILE}: the store is not signed; a bundle of it would prove nothing.")
+
+    @contextlib.contextmanager
+    def sound_of(path: Path) -> Iterator[Path | None]:
+        if path.suffix == SUFFIX and args.key is None:
+            if wanted.clip or wanted.silence or wanted.copy:
+                raise InputError(f"{path}: is sealed; give the owner's private key with --key.")
+            yield None
+            return
+        with plain_sound(path, args.key, args.passphrase_file) as plain:
+            yield plain
+
+    def report(call: Call, record: Mapping[str, Any] | None, sound: Path | None, of: Wanted) -> bytes:
+        parts = None
+        if of.clip:
+            first, last = of.clip
+            parts = f"この束には {first}〜{last} 秒だけ / this bundle holds seconds {first} to {last} alone"
+        elif of.silence:
+            seconds = ", ".join(f"{a}–{b}" for a, b in of.silence)
+            parts = f"この束では {seconds} 秒を無音にしてある / seconds {seconds} were silenced for this bundle"
+        elif sound is None and call.recording:
+            parts = "封印されている / sealed"
+        return page(call, record, sound, of.note, parts)
+
+    with (
+        in_words(args.out),
+        bar("Making the bundle") as progress,
+        tempfile.TemporaryDirectory(prefix="tsuroku-") as work,
+    ):
+        try:
+            write(
+                args.out,
+                data,
+                data / STORE,
+                calls,
+                meta["public_key"],
+                meta["store_id"],
+                wanted,
+                sound_of,
+                report,
+                Path(work),
+                VERSION,
+                progress,
+            )
+        except ExportError as error:
+            raise InputError(str(error)) from error
+    if args.json:
+        print(json_line({"bundle": str(args.out), "bytes": args.out.stat().st_size, "calls": len(calls)}))
+    else:
+        print(f"{args.out}: {len(calls)} call{'s' if len(calls) > 1 else ''}, {args.out.stat().st_size / 1e6:.1f} MB.")
+        print("To check it: `tsuroku verify`, or verify.py of the bundle on any machine.")
+    return 0
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Exit code 1: something does not hold."""
+    from firmware.bundle import verify as checker
+
+    try:
+        if args.key and not re.fullmatch("[0-9a-fA-F]{64}", args.key):
+            raise InputError(f"--key {args.key!r} is no public key; give its 64 hexadecimal digits, as in `info`.")
+        kept = checker.read_checkpoints(args.checkpoint.read_text(encoding="utf-8")) if args.checkpoint else []
+        with bar("Checking the bundle") as progress:
+            verdict = checker.verify(args.bundle, args.key and args.key.lower(), kept, progress)
+    except checker.Unusable as error:
+        raise InputError(f"{args.bundle}: {error}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise InputError(f"{getattr(error, 'filename', None) or args.checkpoint}: cannot be read ({why}).") from error
+    if args.json:
+        found = [asdict(each) for each in verdict.findings]
+        print(json_line({"holds": verdict.holds, "key": verdict.key, "findings": found}))
+        return int(not verdict.holds)
+    console = terminal()
+    colours = {"ok": "green", "!!": "red", "??": "yellow"}
+    for mark, _, text in checker.told(verdict):
+        console.print(Text.assemble((mark, colours.get(mark, "dim")), f" {text}"), soft_wrap=True)
+    return int(not verdict.holds)
