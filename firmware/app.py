@@ -61,6 +61,7 @@ from firmware.recording.recorder import Recorder, RecorderThread
 from firmware.recording.repair import repair
 from firmware.recording.sealed import public_key
 from firmware.records.store import CallStore, StoreError
+from firmware.retention import Retention
 from firmware.settings import (
     BrokerSettings,
     LineSettings,
@@ -140,6 +141,7 @@ class Unit:
         self.couriers = self._couriers() if live else {}
         self.local = LocalServer(data)
         self.management = Management(settings, self.store, self, filed, patch)
+        self.retention = Retention(settings.retention, data, self.store)
         self.restarts = False  # it ends only to begin anew
         self._unsaved: list[SaveCall] = []
         self._store_fault: str | None = None
@@ -257,6 +259,8 @@ class Unit:
         self.engine.every(0.2, lambda: self.local.answer_all(self.store.obey))
         self.engine.every(5.0, self._watch_recorders)
         self.engine.every(1.0, self._stop_to_restart)
+        self.retention.start()
+        self.engine.every(1.0, self._let_go)
         self._show_panel()
 
     def deliver(self) -> None:
@@ -430,6 +434,15 @@ class Unit:
         else:
             log.error("event=recorder_stuck")
 
+    def _let_go(self) -> None:
+        """Of old recordings, while nobody is calling."""
+        if self.engine.busy or self._unsaved:
+            return
+        try:
+            self.retention.tick()
+        except StoreError as error:
+            log.error("event=retention_failed reason=%s", error)
+
     def _stop_to_restart(self) -> None:
         if self.restarts and not self.engine.busy and not self._unsaved:
             self.engine.stop()
@@ -438,6 +451,9 @@ class Unit:
 
     def restart(self) -> None:
         self.restarts = True
+
+    def disk_days(self) -> int | None:
+        return self.retention.days_left
 
     def switch(self, enabled: bool) -> None:
         for number in self.recorders:
@@ -605,7 +621,7 @@ def _summary(call: Call) -> dict[str, Any]:
         "presentation": call.caller.presentation if call.direction == "incoming" else None,
         "ended": call.iso(call.ended_ns),
         "duration_s": call.duration_s,
-        "recorded": call.recording is not None,
+        "recorded": call.recording is not None and call.recording.deleted is None,
     }
 
 

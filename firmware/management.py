@@ -65,6 +65,9 @@ class Hands(Protocol):
     def restart(self) -> None:
         """Start anew, once nobody is calling."""
 
+    def disk_days(self) -> int | None:
+        """How long the disk lasts."""
+
     def info(self) -> dict[str, Any]: ...
     def faults(self) -> dict[str, str]:
         """By device and line, as codec/1: what is wrong."""
@@ -199,6 +202,7 @@ class Management:
         patient = self._hands.patient()
         return Vitals(
             disk_free_mb=vitals.disk_free_mb(self._settings.unit.data_dir),
+            disk_days=self._hands.disk_days(),
             temperature_c=vitals.temperature_c(),
             under_voltage=vitals.under_voltage(),
             clock=self._store.read_clock().state,
@@ -328,6 +332,10 @@ class Management:
         recording = self._call(params["call_id"]).recording
         if recording is None:
             raise CommandError(FAILED, "This call has no recording.")
+        if recording.deleted:
+            raise CommandError(
+                FAILED, f"Its recording was deleted on {recording.deleted.at} ({recording.deleted.why})."
+            )
         there = (self._settings.unit.data_dir / recording.path).is_file()
         told = {"bytes": recording.size_bytes, "sha256": recording.sha256, "duration_s": recording.duration_s}
         return {"call_id": params["call_id"], "path": recording.path, "present": there, **told}

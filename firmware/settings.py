@@ -139,6 +139,17 @@ class NotifySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionSettings:
+    """When recordings go; 0 switches a limit off, and without one nothing is ever deleted."""
+
+    keep_days: int = field(default=0, metadata=_limits(0, 36_500))
+    total_mb: int = field(default=0, metadata=_limits(0, 100_000_000))
+    free_mb: int = field(default=0, metadata=_limits(0, 100_000_000))
+    records: bool = False  # the record of the call goes too
+    warn_days: int = field(default=7, metadata=_limits(0, 365))  # before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventsSettings:
     keep_days: int = field(default=14, metadata=_limits(1, 3650))  # for a replay, when everybody has them
 
@@ -149,6 +160,7 @@ class WatchSettings:
 
     line_silent_days: int = field(default=14, metadata=_limits(0, 365))
     disk_free_mb: int = field(default=1000, metadata=_limits(0, 1_000_000))
+    disk_days: int = field(default=14, metadata=_limits(0, 365))
     temperature_c: int = field(default=80, metadata=_limits(0, 110))
     long_call_min: int = field(default=30, metadata=_limits(0, 1440))
     repeat_calls: int = field(default=5, metadata=_limits(0, 100))
@@ -161,6 +173,7 @@ class Settings:
     unit: UnitSettings
     line: tuple[LineSettings, ...]
     recording: RecordingSettings = RecordingSettings()
+    retention: RetentionSettings = RetentionSettings()
     events: EventsSettings = EventsSettings()
     watch: WatchSettings = WatchSettings()
     broker: tuple[BrokerSettings, ...] = ()

@@ -409,7 +409,7 @@ def results(data_dir: Path, before: int = 0) -> tuple[list[dict[str, Any]], list
     """The calls, and their events, that a unit wrote, in the order of filing; without so many calls that were there."""
     reader = CallReader(data_dir / STORE)
     try:
-        return list(reader.calls(after=before)), list(reader.events(("call",)))
+        return [call for _, call in reader.numbered(before)], list(reader.events(("call",)))
     finally:
         reader.close()
 

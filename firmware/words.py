@@ -61,6 +61,10 @@ _ALARMS: Mapping[Kind, tuple[str, str]] = {
         "空き容量が残り{free_mb}MBです。古い録音を保存してから削除してください。",
         "{free_mb} MB are free. Save old recordings elsewhere and remove them.",
     ),
+    "disk_soon": (
+        "録音の保存場所が、今のペースではあと約{days}日でいっぱいになります。古い録音を保存して削除するか、保存期間を設定してください。",
+        "At this rate the disk is full in about {days} days. Remove old recordings, or set how long they stay.",
+    ),
     "clock": (
         "本体の時計が合っていません。ネットワークのコードを確かめてください。録音は続いています。",
         "The unit's clock is not set. Check the network cable. Recording goes on.",

@@ -65,6 +65,7 @@ class Shop:
     ("bad", "name", "patience_s"),
     [
         ({"disk_free_mb": 900}, "disk", 0),
+        ({"disk_days": 13}, "disk_soon", 0),
         ({"temperature_c": 81.0}, "temperature", 60),
         ({"under_voltage": True}, "under_voltage", 10),
         ({"clock": "unsynced"}, "clock", 600),
@@ -248,6 +249,7 @@ DETAILS: dict[Kind, dict[str, Any]] = {
     "device": {"device": "codec", "reason": "It was unplugged; plug it in again."},
     "store": {"reason": "A line has rotted."},
     "disk": {"free_mb": 900},
+    "disk_soon": {"days": 9},
     "temperature": {"temperature_c": 85.5},
     "outbox": {"waiting": 7},
     "parked": {"parked": 7},

@@ -184,7 +184,10 @@ def test_a_field_taken_out_of_a_schema_is_a_loss(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("tests.contract.file", lambda name: recording if name == "schemas.json" else file(name))
     messages.cache_clear()
     try:
-        assert losses(before, promised()) == ["event/call recording.ready: data.recording.sha256 is gone."]
+        told = [
+            f"event/call {name}: data.recording.sha256 is gone." for name in ("recording.ready", "recording.deleted")
+        ]
+        assert losses(before, promised()) == told
     finally:
         messages.cache_clear()
 

@@ -368,7 +368,13 @@ def _call(
         return
     recording, sound = record["recording"], call["sound"]
     if sound is None:
-        if recording and recording.get("path"):
+        if recording and recording.get("deleted"):
+            verdict.unknown(
+                name,
+                f"the unit has deleted the recording ({recording['deleted']['why']}).",
+                f"録音は装置が削除しました（{recording['deleted']['why']}）。",
+            )
+        elif recording:
             verdict.unknown(
                 name, "the call has a recording, which is not in this bundle.", "録音はこの束に含まれていません。"
             )

@@ -68,6 +68,8 @@ def one_call(args: argparse.Namespace) -> tuple[Path, Mapping[str, Any]]:
 def _recording(data: Path, call: Mapping[str, Any]) -> Path:
     if call["recording"] is None:
         raise InputError(f"call {call['call_id']} has no recording: {call['no_recording']}.")
+    if gone := call["recording"].get("deleted"):
+        raise InputError(f"the recording of call {call['call_id']} was deleted on {gone['at'][:10]} ({gone['why']}).")
     path: Path = data / call["recording"]["path"]
     if not path.exists():
         raise InputError(f"{path}: is not there any more; look for it on a backup.")
@@ -132,7 +134,7 @@ def print_calls(calls: Sequence[Mapping[str, Any]], console: Console) -> None:
             outcome_text(call["outcome"]),
             "" if seconds is None else f"{seconds:.1f} s",
             str(call["rings"] or ""),
-            f"{recording['duration_s']:.1f} s" if recording else "",
+            f"{recording['duration_s']:.1f} s" if recording and not recording.get("deleted") else "",
             str(call["call_id"])[-8:],
         )
     console.print(table)
@@ -170,9 +172,13 @@ def show(args: argparse.Namespace) -> int:
             table.add_row("silence", f"{gap['duration_s']:.2f} s at {gap['at_s']:.2f} s were not captured")
         if recording["cut_short"]:
             table.add_row("cut short", recording["cut_short"])
+        if gone := recording.get("deleted"):
+            table.add_row("deleted", f"{time_text(gone['at'])}: {gone['why']}, by {gone['by']}")
     else:
         table.add_row("recording", f"none: {call['no_recording']}")
     console.print(table)
+    if recording and recording.get("deleted"):
+        return 0
     if recording and (args.key or not recording["path"].endswith(SUFFIX)):
         with plain_sound(_recording(data, call), args.key, args.passphrase_file) as path:
             console.print(waveform(path, min(console.width, 100)), style="cyan")
@@ -247,7 +253,7 @@ def export_call(
         record = out / f"{name}.json"
         record.write_text(json.dumps(call, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         written = [record]
-        if sound and call["recording"]:
+        if sound and call["recording"] and not call["recording"].get("deleted"):
             source = _recording(data, call)
             written.append(Path(shutil.copyfile(source, out / source.name)))
             if source.suffix == SUFFIX and key:

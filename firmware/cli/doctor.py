@@ -133,7 +133,7 @@ def _store(data: Path) -> Finding:
         count, named, kept = 0, set(), set()  # never all calls at once
         for call in reader.calls():
             count += 1
-            if call["recording"]:
+            if call["recording"] and not call["recording"].get("deleted"):
                 named.add(str(call["recording"]["path"]))
             if call["outcome"] is None or call["outcome"] == "interrupted":
                 kept.add(str(call["call_id"]))

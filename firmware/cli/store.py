@@ -187,7 +187,7 @@ def find(args: argparse.Namespace) -> int:
         gone = 0
         for call in calls:
             recording = call["recording"]
-            if recording and not (data / recording["path"]).exists():
+            if recording and not recording.get("deleted") and not (data / recording["path"]).exists():
                 print(f"{data / recording['path']}: is not there any more; look for it on a backup.", file=sys.stderr)
                 gone, recording = 1, None
             for path in export_call(data, call, args.out, sound=recording is not None):

@@ -29,6 +29,7 @@ Kind = Literal[
     "store",
     "unsealed",
     "disk",
+    "disk_soon",
     "clock",
     "temperature",
     "under_voltage",
@@ -37,7 +38,7 @@ Kind = Literal[
     "unconfirmed",
 ]
 # An alarm that is no fault of unit or line; the others are "fault".
-_NOTICES = ("long_call", "repeat_calls", "line_silent")
+_NOTICES = ("long_call", "repeat_calls", "line_silent", "disk_soon")
 _S = 1_000_000_000
 # So long a condition must hold before it is told, in seconds; 0 where it is certain at once.
 _PATIENCE_S: Mapping[Kind, int] = {"line_cut": 60, "device": 30, "clock": 600, "under_voltage": 10, "temperature": 60}
@@ -56,6 +57,7 @@ class Limits:
 
     line_silent_days: int = 14
     disk_free_mb: int = 1000
+    disk_days: int = 14
     temperature_c: int = 80
     long_call_min: int = 30
     repeat_calls: int = 5  # from one number, within an hour
@@ -73,6 +75,7 @@ class Vitals:
     clock: Literal["unsynced", "rtc", "ntp"]
     faults: Mapping[str, str]  # by device and line, as codec/1, or store/1: what is wrong
     outboxes: Mapping[str, Mapping[str, int]]  # by sink: see CallStore.waiting()
+    disk_days: int | None = None  # until it is full
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +257,8 @@ class Watch:
         free_mb, hot_c = vitals.disk_free_mb, vitals.temperature_c
         if free_mb is not None and free_mb * (_LESS if "disk" in self.alarms else 1) < self._limits.disk_free_mb:
             yield "disk", "disk", None, {"free_mb": free_mb}
+        elif vitals.disk_days is not None and vitals.disk_days < self._limits.disk_days:
+            yield "disk_soon", "disk_soon", None, {"days": vitals.disk_days}
         limit_c = self._limits.temperature_c * (_LESS if "temperature" in self.alarms else 1)
         if self._limits.temperature_c and hot_c is not None and hot_c > limit_c:
             yield "temperature", "temperature", None, {"temperature_c": hot_c}

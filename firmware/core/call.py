@@ -92,6 +92,15 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Deleted:
+    """That a recording is there no more. why: age, size, space (retention), or what was asked for. at: UTC."""
+
+    at: str
+    why: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
     """A recording that is on the disk. Times are those of the sound in it, the pre-roll included."""
 
@@ -105,6 +114,7 @@ class Recording:
     gaps: tuple[Gap, ...] = ()
     muted: tuple[Gap, ...] = ()
     cut_short: str | None = None  # why it ends before the call does
+    deleted: Deleted | None = None
 
     @property
     def duration_s(self) -> float:
@@ -178,7 +188,8 @@ class Call:
         if recording:
             recording = {k: v for k, v in recording.items() if k != "duration_s"}
             stretches = {key: tuple(Gap(**each) for each in recording.get(key, ())) for key in ("gaps", "muted")}
-            recording = Recording(**recording | stretches)
+            gone = Deleted(**recording["deleted"]) if recording.get("deleted") else None
+            recording = Recording(**recording | stretches | {"deleted": gone})
         return Call(
             **own
             | {
@@ -249,7 +260,7 @@ def event(type_: EventType, call: Call, at_ns: int, **extra: Any) -> Event:
             "ended_by_evidence": call.ended_by_evidence,
             "no_dialled": call.no_dialled,
         }
-    if type_ == "recording.ready" and call.recording:
+    if type_ in ("recording.ready", "recording.deleted") and call.recording:
         data["recording"] = {
             "path": call.recording.path,
             "started": call.iso(call.recording.from_ns),

@@ -19,9 +19,17 @@ EventType = Literal[
     "call.missed",
     "recording.ready",
     "recording.failed",
+    "recording.deleted",
 ]
 CALL_EVENTS = (*typing.get_args(EventType), "call.enriched", "callback.due", "callback.done")  # of the stream call
-SYSTEM_EVENTS = ("alarm.raised", "alarm.cleared", "alarm.acknowledged", "unit.started", "selftest.done")
+SYSTEM_EVENTS = (
+    "retention.warning",
+    "alarm.raised",
+    "alarm.cleared",
+    "alarm.acknowledged",
+    "unit.started",
+    "selftest.done",
+)
 EVENT_TYPES = CALL_EVENTS + SYSTEM_EVENTS
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from firmware.core.call import Call, ClockRead, upgraded
+from firmware.core.call import event as call_event
 from firmware.core.contacts import Contact
 from firmware.core.outbox import STREAMS, Event, OutboxEntry, Sink, Stream
 from firmware.records.database import Change, LogStorage, Put, Remove, StoreError, View
@@ -170,16 +171,23 @@ class CallReader:
         """Calls that nothing may remove, with why, by whom and since when."""
         return {doc["call_id"]: doc for doc in View(self.storage, "holds").values()}
 
+    def is_held(self, call_id: str) -> bool:
+        return any(doc["call_id"] == call_id for doc in View(self.storage, "holds").values())
+
     def tombstones(self) -> list[dict[str, Any]]:
         """What is left of the calls that were removed: which, why, by whom, when, and whether the log is free of it."""
         return list(View(self.storage, "tombstones").values())
 
-    def calls(self, after: int = 0) -> Iterator[dict[str, Any]]:
-        """All, in the order of filing; after: without so many that were filed first."""
+    def calls(self) -> Iterator[dict[str, Any]]:
+        """All, in the order of filing."""
+        return (call for _, call in self.numbered())
+
+    def numbered(self, after: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Calls with their numbers, in the order of filing; after: from the one behind this number on."""
         docs = self.storage.tables.get("calls")
         for doc_id in docs.ids(after + 1) if docs else ():
             if (call := self._call(doc_id)) is not None:
-                yield call
+                yield doc_id, call
 
     def newest(self) -> Iterator[dict[str, Any]]:
         """All, the last filed first."""
@@ -546,8 +554,17 @@ class CallStore(CallReader):
             raise KeyError(call_id)
         self._tell([Remove("holds", doc_id, doc_id) for doc_id in held], told, {}, sign=True)
 
-    def remove(self, call_ids: Collection[str], reason: str, who: str, audit: Sequence[Event] = ()) -> list[str]:
+    def remove(
+        self,
+        call_ids: Collection[str],
+        reason: str,
+        who: str,
+        audit: Sequence[Event] = (),
+        notes: Mapping[str, Any] = _NONE,
+    ) -> list[str]:
         """Take calls and their events out, each with a tombstone. Returns those that stay: they are held, or open.
+
+        Of each that had a recording, `recording.deleted` tells. The files are the caller's to remove.
 
         Their lines are still in the log until purge_steps() has been through it.
         """
@@ -577,13 +594,39 @@ class CallStore(CallReader):
                     "purged": False,
                 }
                 changes.append(Put("tombstones", number, tombstone))
-            self._tell(changes, audit, {}, sign=True)
+            going = [each for call_id in gone if (each := self.get(call_id))]
+            recorded = [each for each in going if each.recording and not each.recording.deleted]
+            deleted = [_deleted(each, at.iso(at.mono_ns), at, reason, who) for each in recorded]
+            self._tell(changes, [*audit, *deleted], notes, sign=True)
             self._to_purge = True
             for stream, sequence in told:  # nobody waits for them any more
                 for sink, own in self._cursors.items():
                     if stream in own:
                         self.mark(stream, sequence, "accepted", sink)
         return [call_id for call_id in call_ids if call_id in held or call_id in self._open_ids]
+
+    def delete_recording(self, call_id: str, why: str, by: str, notes: Mapping[str, Any] = _NONE) -> bool:
+        """Write down that a call's recording goes; the caller then removes the file. False: there is none to remove."""
+        doc_id = self._doc_id(call_id)
+        doc = None if doc_id is None else self.storage.doc("calls", doc_id)
+        if doc is None or doc_id is None or not doc["recording"] or doc["recording"].get("deleted"):
+            return False
+        now = self.read_clock()
+        at = now.iso(now.mono_ns)
+        doc = upgraded(doc)
+        changed = {**doc, "recording": {**doc["recording"], "deleted": {"at": at, "why": why, "by": by}}}
+        told = _deleted(Call.from_dict(self.timed(changed)), at, now, why, by)
+        self._tell([Put("calls", doc_id, changed)], [told], notes, sign=True)
+        return True
+
+    def oldest_undelivered(self) -> str | None:
+        """When the oldest event happened that some sink has not got, or has refused; None: all have everything."""
+        times = []
+        for name, sink in self._sinks.items():
+            entries = self.pending(1, name)
+            parked = [self.event(stream, min(own.parked)) for stream, own in self._cursors[name].items() if own.parked]
+            times += [each.body["time"] for each in [*entries, *parked] if each and each.stream in sink.streams]
+        return min(times, default=None)
 
     def obey(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What `tsuroku store` asks for, here or over the unit's local socket. The answer, or why not as `error`."""
@@ -823,6 +866,12 @@ class CallStore(CallReader):
                 self._write(self._checkpoint())
         finally:
             self.storage.close()
+
+
+def _deleted(call: Call, at: str, now: ClockRead, why: str, by: str) -> Event:
+    """Without whose call it was: that may be why it goes."""
+    told = call_event("recording.deleted", call, call.opened_ns, reason=why, by=by)
+    return replace(told, time=at, data={**told.data, "caller": None, "dialled": None, "clock": now.state})
 
 
 def read_table(path: Path, table: Literal["calls", "events"]) -> list[Mapping[str, Any]]:
