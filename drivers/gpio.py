@@ -16,6 +16,7 @@ from gpiozero import LED, Device, DigitalInputDevice
 from gpiozero.exc import GPIOZeroError
 
 from drivers.signals import (
+    ButtonHeld,
     ButtonPressed,
     DeviceLost,
     DeviceReady,
@@ -27,7 +28,7 @@ from drivers.signals import (
 )
 from hw.board import LinePins, PanelPins, Pin
 
-PanelState = Literal["boot", "idle", "ringing", "recording", "no_broker", "fault", "identify"]
+PanelState = Literal["boot", "idle", "ringing", "recording", "paused", "no_broker", "fault", "identify"]
 
 
 class Rhythm(NamedTuple):
@@ -42,6 +43,7 @@ RHYTHMS: dict[PanelState, Rhythm] = {
     "idle": Rhythm("green", (60, 2940)),
     "ringing": Rhythm("green", (100, 100)),
     "recording": Rhythm("red", (1800, 200)),
+    "paused": Rhythm("red", (1000, 1000)),
     "no_broker": Rhythm("green", (60, 240, 60, 2640)),
     "fault": Rhythm("red", (120, 180, 120, 180, 120, 1280)),
     "identify": Rhythm("green", (60, 60, 60, 320)),
@@ -50,6 +52,7 @@ RHYTHMS: dict[PanelState, Rhythm] = {
 _RETRY_FIRST_S = 1.0
 _RETRY_LONGEST_S = 60.0
 _SHORTEST_PRESS_NS = 30_000_000  # shorter is contact bounce
+_LONG_PRESS_NS = 1_500_000_000
 _OLDEST_EDGE_NS = 10_000_000_000  # an edge that seems older, or of the future, was stamped by another clock
 
 _log = logging.getLogger(__name__)
@@ -212,8 +215,9 @@ class Panel:
         if active:
             self._pressed_ns = None if initial else at_ns
         elif self._pressed_ns is not None and at_ns - self._pressed_ns >= _SHORTEST_PRESS_NS:
+            held = at_ns - self._pressed_ns >= _LONG_PRESS_NS
             self._pressed_ns = None
-            self._post(ButtonPressed(at_ns=at_ns))
+            self._post(ButtonHeld(at_ns=at_ns) if held else ButtonPressed(at_ns=at_ns))
 
 
 class _Input(DigitalInputDevice):

@@ -157,6 +157,13 @@ class ButtonPressed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ButtonHeld:
+    """The unit's button was held down for a second and a half or more, and let go."""
+
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceLost:
     """A device does not work now. reason is one sentence for people: what, where, how to mend it."""
 
@@ -189,6 +196,7 @@ Signal = (
     | CasHeard
     | VoiceHeard
     | ButtonPressed
+    | ButtonHeld
     | DeviceLost
     | DeviceReady
 )

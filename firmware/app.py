@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -140,7 +141,7 @@ class Unit:
         self.publishers = {broker.name: self._publisher(broker) for broker in settings.broker} if live else {}
         self.couriers = self._couriers() if live else {}
         self.local = LocalServer(data)
-        self.management = Management(settings, self.store, self, filed, patch)
+        self.management = Management(settings, self.store, self, filed, patch, self.boot_id)
         self.retention = Retention(settings.retention, data, self.store)
         self.restarts = False  # it ends only to begin anew
         self._unsaved: list[SaveCall] = []
@@ -231,6 +232,8 @@ class Unit:
                     ready, repaired = repair(data, call, self._now())
                 except OSError as error:
                     reason = f"it could not be repaired ({error.strerror}); the cut file is kept"
+            if ready:
+                ready = replace(ready, muted=self.management.muted_in(call, ready))
             if ready is None and call.no_recording in ("switched_off", "do_not_record"):
                 reason = call.no_recording
             elif ready is None and call.answered_ns is None and call.direction == "incoming":
@@ -256,7 +259,7 @@ class Unit:
         self._drivers = [*drivers, *([panel] if panel else [])]
         for driver in self._drivers:
             driver.start()
-        self.engine.every(0.2, lambda: self.local.answer_all(self.store.obey))
+        self.engine.every(0.2, lambda: self.local.answer_all(self.management.obey))
         self.engine.every(5.0, self._watch_recorders)
         self.engine.every(1.0, self._stop_to_restart)
         self.retention.start()
@@ -460,6 +463,7 @@ class Unit:
             self.engine.post(RecordingSwitched(at_ns=self._now(), line=number, enabled=enabled))
 
     def mute(self, command: Mute) -> None:
+        self._show_panel()
         for number, recorder in self.recorders.items():
             (self.lanes.get(number) or recorder).obey(command)
         self.show("state/recorder", self._recorder_state())
@@ -595,6 +599,8 @@ class Unit:
     def _panel_state(self) -> PanelState:
         if self._identify_until_ns:
             return "identify"
+        if self.management.paused:
+            return "paused"
         states = {shown.state for shown in self._shown.values()}
         deaf = {f"codec/{number}" for number, shown in self._shown.items() if shown.state in _UP} & set(self._faults)
         if self._records and not deaf and not self._store_fault:

@@ -18,14 +18,14 @@ from typing import Any, Protocol, cast
 
 import fastjsonschema
 
-from drivers.signals import DeviceLost, DeviceReady, VoiceHeard
+from drivers.signals import ButtonHeld, DeviceLost, DeviceReady, VoiceHeard
 from firmware import vitals, words
 from firmware.core import alarms, callbacks, contacts
 from firmware.core.alarms import Limits, Vitals, Watch
 from firmware.core.call import Call
 from firmware.core.commands import FAILED, INVALID_PARAMS, Asker, CommandError, Commands, Method
 from firmware.core.contacts import Contact
-from firmware.core.facts import Input, MessageReceived
+from firmware.core.facts import Gap, Input, MessageReceived, RecordingReady
 from firmware.core.line import Mute, SaveCall, ShowLine
 from firmware.core.numbers import e164
 from firmware.core.outbox import Event, Stream
@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 CONTRACT = Path(__file__).parent / "contract"
 _HEALTH_S = 60
+_MOST_MUTES = 50
+_BUTTON_S = 300  # of a pause that the button asks for
 _MOST_REPLAYED = 100_000  # events of one request
 _S = 1_000_000_000
 
@@ -92,6 +94,7 @@ class Management:
         hands: Hands,
         filed: Settings | None = None,
         patch: Patch | None = None,
+        boot_id: str = "",
     ) -> None:
         self._settings, self._filed, self._patch, self._store, self._hands = settings, filed, patch, store, hands
         self._changed = False  # a patch is written, but not yet in force
@@ -105,6 +108,8 @@ class Management:
         self._next_callbacks = self._callbacks = callbacks.restored(kept, numbers)
         self.enabled = bool((store.note("recording") or {"enabled": True})["enabled"])
         self.paused: _Pause | None = None
+        self._boot_id = boot_id
+        self._mutes: list[dict[str, Any]] = store.note("mutes") or []  # the last ones
         self._health_ns = 0
         self._enriched: dict[str, str] = {}  # by call that goes on: the contact that was told of it
         self._untold: list[Event] = []  # of alarms, that the disk has not taken yet
@@ -125,7 +130,7 @@ class Management:
             self._audit("settings.changed", "settings", before=before, after=after, by=by)
         if not self.enabled:
             self._hands.switch(False)
-            self._hands.mute(Mute(from_ns=0, at_ns=self._now_ns))
+            self._mute(0, None, "switch")
         paused, now = (self._store.note("recording") or {}).get("paused"), self._store.read_clock()
         if self.enabled and paused:  # an unset clock is at the last time written: no pause ends too early
             left_ns = round(datetime.fromisoformat(paused["until"]).timestamp() * _S) - now.wall_ns
@@ -142,6 +147,8 @@ class Management:
         match fact:
             case VoiceHeard():
                 self.watch.heard(fact)
+            case ButtonHeld():
+                self._button()
             case DeviceReady(device="listener") | DeviceLost(device="listener"):
                 self.watch.listens(fact.line, isinstance(fact, DeviceReady))
             case _:
@@ -281,7 +288,7 @@ class Management:
             self.enabled, self.paused = enabled, None
             self._hands.switch(enabled)
             now_ns = self._now_ns
-            self._hands.mute(Mute(from_ns=None if enabled else now_ns, at_ns=now_ns))
+            self._mute(None if enabled else now_ns, None, asker.src)
             self._write_recording()
         return self.recorder()
 
@@ -297,14 +304,62 @@ class Management:
         now = self._store.read_clock()
         until_ns = now.mono_ns + for_ns
         self.paused = _Pause(by=by, until=now.iso(until_ns), until_ns=until_ns)
-        self._hands.mute(Mute(from_ns=now.mono_ns, until_ns=until_ns, at_ns=now.mono_ns))
+        self._mute(now.mono_ns, until_ns, by)
         return self._write_recording() if write else True
+
+    def _mute(self, from_ns: int | None, until_ns: int | None, by: str | None) -> None:
+        """Have it done, and remember it: of a recording that a power cut ends, nothing else tells."""
+        now_ns = self._now_ns
+        self._hands.mute(Mute(from_ns=from_ns, until_ns=until_ns, at_ns=now_ns, by=by))
+        mutes = [each | {"until_ns": min(each["until_ns"] or now_ns, now_ns)} for each in self._mutes]
+        if from_ns is not None:
+            mutes.append({"boot_id": self._boot_id, "from_ns": from_ns, "until_ns": until_ns, "by": by})
+        self._mutes = mutes[-_MOST_MUTES:]
+
+    def muted_in(self, call: Call, recording: RecordingReady) -> tuple[Gap, ...]:
+        """The stretches of a recording that were muted, as far back as is remembered."""
+        ends_ns = recording.from_ns + round(recording.frames * _S / recording.rate_hz)
+        found = []
+        for each in self._mutes:
+            start, end = max(each["from_ns"], recording.from_ns), min(each["until_ns"] or ends_ns, ends_ns)
+            if each["boot_id"] == call.boot_id and start < end:
+                found.append(Gap(at_s=(start - recording.from_ns) / _S, duration_s=(end - start) / _S, by=each["by"]))
+        return tuple(found)
+
+    def _button(self) -> None:
+        """Held down: a pause of five minutes, or its end."""
+        if not self.enabled:
+            return
+        if self.paused:
+            self._resume()
+            self._write_recording()
+        else:
+            self._pause("button", _BUTTON_S * _S)
+        method = "recording.pause" if self.paused else "recording.resume"
+        self._audit("command.done", method, method=method, src="button", by_way_of="local")
+
+    def obey(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """What is asked for on the unit itself, beside what the store does. The answer, or why not as `error`."""
+        asker = Asker(sink="local", src=str(request.get("who")))
+        match request:
+            case {"do": "pause", "seconds": int(seconds)} if 1 <= seconds <= 7200:
+                doing, params, method = self.pause, {"seconds": seconds}, "recording.pause"
+            case {"do": "resume"}:
+                doing, params, method = self.resume, {}, "recording.resume"
+            case _:
+                return self._store.obey(request)
+        try:
+            told = doing(params, asker)
+        except CommandError as error:
+            return {"error": str(error)}
+        self._audit("command.done", method, method=method, src=asker.src, by_way_of="local")
+        return told
 
     def _write_recording(self) -> bool:
         """What was asked for is done by then. False: it could not be written, and a restart will undo it."""
         paused = {"by": self.paused.by, "until": self.paused.until} if self.paused else None
         try:
-            self._store.tell([], {"recording": {"enabled": self.enabled, "paused": paused}})
+            self._store.tell([], {"recording": {"enabled": self.enabled, "paused": paused}, "mutes": self._mutes})
         except StoreError as error:
             log.error("event=switch_not_written reason=%s", error)
             return False
@@ -317,7 +372,7 @@ class Management:
 
     def _resume(self) -> None:
         self.paused = None
-        self._hands.mute(Mute(from_ns=None, at_ns=self._now_ns))
+        self._mute(None, None, None)
 
     def protect(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
         try:

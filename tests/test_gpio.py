@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import hw.board
 from drivers.gpio import RHYTHMS, LineInputs, Panel, _edge_ns
 from drivers.signals import (
+    ButtonHeld,
     ButtonPressed,
     DeviceLost,
     DeviceReady,
@@ -255,6 +256,14 @@ def test_contact_bounce_makes_one_press(factory: MockFactory, inbox: Inbox) -> N
     for at_ms, active in ((0, True), (1, False), (2, True), (150, False), (151, True), (153, False)):
         button(at_ms * MS, active, False)
     assert inbox.all() == [ButtonPressed(at_ns=150 * MS)]
+
+
+def test_a_button_that_is_held_is_told_apart(factory: MockFactory, inbox: Inbox) -> None:
+    button = Panel(BOARD.panel, inbox.put, pin_factory=factory)._button
+    for pressed_ms, released_ms in ((0, 1499), (2000, 2001), (2002, 3502), (3503, 3504)):
+        button(pressed_ms * MS, True, False)
+        button(released_ms * MS, False, False)
+    assert inbox.all() == [ButtonPressed(at_ns=1499 * MS), ButtonHeld(at_ns=3502 * MS)]
 
 
 def test_a_button_held_since_before_the_start_is_no_press(factory: MockFactory, inbox: Inbox) -> None:

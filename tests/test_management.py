@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import json
 import logging
 import os
@@ -20,12 +21,14 @@ from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from pytest_mock import MockerFixture
 
-from drivers.signals import LoopEdge
+from drivers.signals import ButtonHeld, LoopEdge
 from drivers.virtual import scenario as story
 from drivers.virtual.broker import VirtualBroker
 from firmware.app import run
+from firmware.cli.main import main
 from firmware.core.call import ClockRead
-from firmware.local_api import ask
+from firmware.core.facts import RecordingReady
+from firmware.local_api import LocalError, ask
 from firmware.settings import BrokerSettings, WatchSettings, public_hash
 from firmware.simulate import results, stepped
 from hw import board
@@ -428,6 +431,53 @@ def test_the_later_end_of_two_pauses_counts_and_nothing_is_recorded_meanwhile(sh
     assert crm.ask("recording.resume")["paused"] is None
     crm.until(lambda: crm.of("state/recorder")[-1]["recording"])
     assert [state["recording"] for state in crm.of("state/recorder") if state["paused"]].count(True) == 0
+
+
+def test_a_pause_on_the_unit_itself_by_command_and_by_button(
+    shop: Running, crm: System, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(shop.unit.settings.unit.data_dir)
+    assert main(["pause", "--seconds", "60", "--data", data]) == 0
+    assert "nothing is recorded but silence of the same length" in capsys.readouterr().out
+    by = crm.until(lambda: [s["paused"] for s in crm.of("state/recorder") if s["paused"]])[0]["by"]
+    assert by == getpass.getuser() and shop.unit._panel_state() == "paused"
+    assert main(["resume", "--data", data]) == 0
+    crm.until(lambda: crm.of("state/recorder")[-1]["paused"] is None)
+    for paused in (True, False):
+        shop.unit.engine.post(ButtonHeld(at_ns=time.monotonic_ns()))
+        crm.until(lambda: (crm.of("state/recorder")[-1]["paused"] is not None) is paused)  # noqa: B023  called at once
+
+    def audited() -> list[tuple[str, str]]:
+        done = [e["data"] for e in crm.of("event/audit") if e["type"] == "command.done"]
+        return [(each["method"].partition(".")[2], each["src"]) for each in done]
+
+    crm.until(lambda: len(audited()) == 4)
+    assert audited() == [("pause", by), ("resume", by), ("pause", "button"), ("resume", "button")]
+    assert main(["pause", "--seconds", "7201", "--data", data]) == 2
+    with pytest.raises(LocalError, match="knows no request"):
+        ask(Path(data), {"do": "pause", "seconds": 99_999, "who": "x"})
+
+
+def _lasts(lasting: bool) -> None:
+    assert lasting
+
+
+def test_a_pause_of_a_call_that_a_power_cut_ends_is_told_all_the_same(tmp_path: Path) -> None:
+    with running(settings(tmp_path / "data")) as shop:
+        management = shop.unit.management
+        began = time.monotonic_ns()
+        shop.do(lambda: _lasts(management._pause("crm", 2_000_000_000)))
+        call = dataclasses.replace(shop.call()[0].call, boot_id=shop.unit.boot_id)
+        ready = RecordingReady(
+            at_ns=0, line=1, call_id=call.call_id, path="x", from_ns=began - 10**9, frames=80_000, rate_hz=8000,
+            size_bytes=1, sha256="0",
+        )  # fmt: skip
+        (gap,) = management.muted_in(call, ready)
+        assert (gap.by, round(gap.at_s, 1), round(gap.duration_s, 1)) == ("crm", 1.0, 2.0)
+        assert management.muted_in(dataclasses.replace(call, boot_id="another"), ready) == ()
+    with running(settings(tmp_path / "data")) as shop:  # it is written down
+        gaps = shop.unit.management.muted_in(call, ready)
+        assert {gap.by for gap in gaps} == {"crm"} and round(sum(gap.duration_s for gap in gaps), 1) == 2.0
 
 
 def test_a_confirmation_is_the_consumer_s_own(shop: Running, crm: System) -> None:

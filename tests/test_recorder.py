@@ -373,7 +373,7 @@ def test_a_pause_is_silence_of_the_true_length_and_is_told(tmp_path: Path, block
     bench.start(2)
     bench.hear(4.0, block)
     now = T0 + 4 * 10**9
-    bench.recorder.obey(Mute(from_ns=now, until_ns=T0 + round(6.25 * 1e9), at_ns=now))
+    bench.recorder.obey(Mute(from_ns=now, until_ns=T0 + round(6.25 * 1e9), at_ns=now, by="button"))
     bench.hear(8.0, block)
     now = T0 + 8 * 10**9
     bench.recorder.obey(Mute(from_ns=now, until_ns=now + 60 * 10**9, at_ns=now))

@@ -59,6 +59,17 @@ def _parser() -> argparse.ArgumentParser:
     _settings_option(run)
     run.add_argument("--debug", action="store_true", help="log repeats and details too")
 
+    for name, help_ in (
+        ("pause", "Have the running unit record silence for a while, as for a card number."),
+        ("resume", "End a pause before its time."),
+    ):
+        sub = command(name, help_, f"unit:{name}")
+        if name == "pause":
+            sub.add_argument("--seconds", type=int, default=300, metavar="N", help="at most 7200 (default 300)")
+        where = sub.add_mutually_exclusive_group()
+        _settings_option(where)
+        where.add_argument("--data", type=Path, help="a data folder, instead of the one that the settings name")
+
     simulate = command(
         "simulate",
         "Play a scenario on the virtual line and check what the unit makes of it.",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from firmware.cli.main import InputError, json_line, log_to_stderr
 from firmware.settings import Settings, SettingsError, load, read_patch
@@ -43,6 +45,41 @@ def run(args: argparse.Namespace) -> int:
             "give the unit a data folder that it may write to ([unit] data_dir)."
         ) from error
     return 0
+
+
+def pause(args: argparse.Namespace) -> int:
+    """Both are done by the running unit: without one nothing is recorded anyway."""
+    if not 1 <= args.seconds <= 7200:
+        raise InputError(f"--seconds {args.seconds}: a pause lasts 1 to 7200 seconds.")
+    told = _asked(args, {"do": "pause", "seconds": args.seconds})
+    until = datetime.fromisoformat(told["paused"]["until"]).astimezone()
+    print(
+        f"Until {until:%H:%M:%S} nothing is recorded but silence of the same length; `tsuroku resume` ends it before."
+    )
+    if not told["lasting"]:
+        print("The disk did not take it: a restart of the unit would undo it.")
+    return 0
+
+
+def resume(args: argparse.Namespace) -> int:
+    _asked(args, {"do": "resume"})
+    print("Recording goes on.")
+    return 0
+
+
+def _asked(args: argparse.Namespace, request: dict[str, object]) -> dict[str, Any]:
+    import getpass
+
+    from firmware.cli.calls import data_dir
+    from firmware.local_api import LocalError, ask
+
+    data = data_dir(args)
+    try:
+        return ask(data, {**request, "who": getpass.getuser()})
+    except LocalError as error:
+        raise InputError(str(error)) from error
+    except OSError as error:
+        raise InputError(f"{data}: cannot be read ({error.strerror}); run this as the user tsuroku.") from error
 
 
 def replay(args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ class Gap:
 
     at_s: float  # from the start of the recording
     duration_s: float
+    by: str | None = None  # who has had it muted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -205,6 +205,7 @@ class Mute:
     from_ns: int | None
     until_ns: int | None = None
     at_ns: int = 0  # now
+    by: str | None = None  # who has asked for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,12 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from drivers.signals import ButtonPressed, LinePresentEdge, LoopEdge
+from drivers.signals import ButtonHeld, ButtonPressed, LinePresentEdge, LoopEdge
 from firmware.core.facts import DeliveryFact, Input, RecordingSwitched
 from firmware.core.line import Command, Line
 from firmware.engine.journal import Journal
 
-_DELIVERY = typing.get_args(DeliveryFact)
+_NO_LINES = (*typing.get_args(DeliveryFact), ButtonHeld)  # what goes past the lines, and is in no journal
 # A timer waits this long past its time for edges that a driver's thread is late with: an edge stamped before the timer
 # must be heard before it.
 _LATENESS_NS = 5_000_000
@@ -78,7 +78,7 @@ class Engine:
 
     def take(self, given: Input) -> None:
         """One input, after the timers that are due before it."""
-        if isinstance(given, _DELIVERY):
+        if isinstance(given, _NO_LINES):
             self._observe(given)
             return
         self._fire_lines(given.at_ns)

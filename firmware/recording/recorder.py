@@ -100,7 +100,8 @@ class Recorder:
         self._ahead = 0  # frames of silence already put in for a codec that is away
         self._open: list[_Open] = []  # the last may have begun while the one before still waits for its last frames
         self._waiting: list[StartRecording] = []  # nothing captured yet
-        self._mutes: list[tuple[int, int | None]] = []  # stretches of time whose sound goes into no file, oldest first
+        # Stretches of time whose sound goes into no file, and who wants that; oldest first.
+        self._mutes: list[tuple[int, int | None, str | None]] = []
 
     def take(self, block: AudioBlock) -> None:
         """One block of sound."""
@@ -132,10 +133,10 @@ class Recorder:
     def _mute(self, command: Mute) -> None:
         """One stretch is muted at a time; what lies further back than the ring is nobody's any more."""
         oldest_ns = command.at_ns - 2 * self._frames * self._frame_ns
-        cut = [(start, command.at_ns if end is None else min(end, command.at_ns)) for start, end in self._mutes]
-        self._mutes = [(start, end) for start, end in cut if oldest_ns < end and start < end]
+        cut = [(start, command.at_ns if end is None else min(end, command.at_ns), by) for start, end, by in self._mutes]
+        self._mutes = [(start, end, by) for start, end, by in cut if oldest_ns < end and start < end]
         if command.from_ns is not None:
-            self._mutes.append((command.from_ns, command.until_ns))
+            self._mutes.append((command.from_ns, command.until_ns, command.by))
 
     def tick(self, now_ns: int) -> None:
         """Let time pass: ends a file whose last frames are not coming, and syncs."""
@@ -265,8 +266,8 @@ class Recorder:
             count = min(until - writing.next, self._frames - where)
             if writing.failed is None:
                 pcm = self._ring[where * 2 : (where + count) * 2]
-                for start, end in self._mutes:
-                    self._silence_in(pcm, writing, start, end)
+                for start, end, by in self._mutes:
+                    self._silence_in(pcm, writing, start, end, by)
                 try:
                     writing.file.buffer_write(pcm, "int16")
                     writing.leaves.feed(pcm)
@@ -290,7 +291,7 @@ class Recorder:
             sealed.note(writing.held.pop(0))
             writing.noted += 1
 
-    def _silence_in(self, pcm: bytearray, writing: _Open, start_ns: int, end_ns: int | None) -> None:
+    def _silence_in(self, pcm: bytearray, writing: _Open, start_ns: int, end_ns: int | None, by: str | None) -> None:
         """Take the muted stretch out of frames that begin with the file's next one."""
         count = len(pcm) // 2
         first = max(self._index_of(start_ns) - writing.next, 0)
@@ -300,10 +301,11 @@ class Recorder:
         pcm[first * 2 : last * 2] = bytes((last - first) * 2)
         at_s = (writing.next + first - writing.first) / self._rate_hz
         before = writing.muted[-1] if writing.muted else None
-        if before and abs(before.at_s + before.duration_s - at_s) * self._rate_hz < 1:
-            writing.muted[-1] = Gap(at_s=before.at_s, duration_s=before.duration_s + (last - first) / self._rate_hz)
+        lasts_s = (last - first) / self._rate_hz
+        if before and before.by == by and abs(before.at_s + before.duration_s - at_s) * self._rate_hz < 1:
+            writing.muted[-1] = Gap(at_s=before.at_s, duration_s=before.duration_s + lasts_s, by=by)
         else:
-            writing.muted.append(Gap(at_s=at_s, duration_s=(last - first) / self._rate_hz))
+            writing.muted.append(Gap(at_s=at_s, duration_s=lasts_s, by=by))
 
     def _fail(self, writing: _Open, error: Exception) -> None:
         writing.failed = f"it could not be written any more ({_why(error)})"

@@ -11,7 +11,7 @@ from firmware.settings import RecordingSettings
 from tests.bench.processes import Measured, UnitProcess, Wire, arecord_flac, minimal
 from tests.bench.report import Progress, Table, median
 
-_BUFFERS = (160, 800, 1600, 4000)
+_BUFFERS = (160, RecordingSettings().buffer_frames, 1600)
 _IN_USE = RecordingSettings().buffer_frames
 _WARM_UP_S = 5.0
 _AIM = 1.3
