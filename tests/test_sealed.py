@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import zlib
 from pathlib import Path
 
 import pytest
@@ -104,22 +105,43 @@ def test_a_file_that_was_cut_anywhere_is_good_up_to_its_last_whole_chunk(tmp_pat
     assert read(path) == plain
 
 
-def test_whatever_is_changed_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fitted", [False, True])
+def test_whatever_is_changed_is_noticed(tmp_path: Path, fitted: bool) -> None:
+    """fitted: with the CRC made right again, as nobody does by chance."""
     plain = random.Random(3).randbytes(9000)
     path, changed = tmp_path / "a", tmp_path / "changed"
     sealed(path, [plain[:5000], plain[5000:]], notes=True)
     data = path.read_bytes()
-    dice = random.Random(4)
+    dice, refused = random.Random(4), 0
     for _ in range(400):
         at, bit = dice.randrange(len(data)), 1 << dice.randrange(8)
-        changed.write_bytes(data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :])
+        whole = bytearray(data)
+        whole[at] ^= bit
+        changed.write_bytes(with_crcs(bytes(whole)) if fitted else whole)
+        if changed.read_bytes() == data:
+            continue  # it was a CRC that was changed
         try:
             got = read(changed)
         except SealError:
+            refused += 1
             continue
-        with changed.open("rb") as file:  # a length that is wrong looks like a cut: less is there, and none of it wrong
+        with changed.open("rb") as file:  # as after a power cut: less is there, and none of it wrong
             assert outside(file).last is None, at
-        assert plain.startswith(got) and got != plain, at
+        assert plain.startswith(got), at
+    assert refused > (350 if fitted else 0)
+
+
+def with_crcs(data: bytes) -> bytes:
+    """The chunks of a file with the CRC that each should have, as far as their lengths make sense."""
+    out, at = bytearray(data[:HEAD]), HEAD
+    while at + 17 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        if at + 17 + length > len(data):
+            break
+        head, body = data[at : at + 13], data[at + 17 : at + 17 + length]
+        out += head + zlib.crc32(body, zlib.crc32(head)).to_bytes(4, "big") + body
+        at += 17 + length
+    return bytes(out + data[at:])
 
 
 def test_chunks_cannot_change_places_or_be_left_out(tmp_path: Path) -> None:
@@ -127,7 +149,7 @@ def test_chunks_cannot_change_places_or_be_left_out(tmp_path: Path) -> None:
     path = tmp_path / "a"
     sealed(path, [plain])
     data = path.read_bytes()
-    size = 13 + 4096 + 16
+    size = 17 + 4096 + 16
     head, chunks, last = data[:HEAD], [data[HEAD + n * size :][:size] for n in range(3)], data[HEAD + 3 * size :]
     for order in ([1, 0, 2], [0, 2], [1, 2], [0, 1, 1, 2], [0, 1]):
         path.write_bytes(head + b"".join(chunks[n] for n in order) + last)

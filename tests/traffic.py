@@ -20,7 +20,8 @@ from typing import Any
 
 from drivers.virtual import scenario as story
 from drivers.virtual.broker import VirtualBroker
-from firmware.settings import WatchSettings, public_hash
+from firmware.local_api import ask as ask_unit
+from firmware.settings import RetentionSettings, WatchSettings, public_hash
 from firmware.simulate import results, stepped, virtual_settings
 from tests.contract import message_of, messages
 from tests.units import at, running
@@ -135,9 +136,14 @@ def told(work: Path) -> list[str]:
             _ask(broker.port, 99, "config.patch", patch)
             listener.until(lambda line: "config.patch" in line and '"sequence":10,' in line)
         listener.until(lambda line: line == f"{BRANCH}/status maintenance")
-        with running(settings) as unit:  # the disk is no longer too small
+        keep = RetentionSettings(keep_days=365, warn_days=365)
+        with running(replace(settings, retention=keep)) as unit:  # the disk is no longer too small
             unit.do(unit.unit.management.tick)
             listener.until(lambda line: "alarm.cleared" in line)
+            unit.do(lambda: unit.unit.retention.tick())
+            erase = {"do": "erase", "call_ids": [calls[2]["call_id"]], "reason": "asked for", "who": "owner"}
+            ask_unit(work / "data", erase)
+            listener.until(lambda line: "recording.deleted" in line)
         listener.until(lambda line: line == f"{BRANCH}/status offline")
         return [line.replace(str(work / "data"), "/var/lib/tsuroku") for line in listener.lines()]
     finally:

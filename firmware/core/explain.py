@@ -165,7 +165,7 @@ def verdict(account: Account, *, unmasked: bool = False) -> Iterator[tuple[str, 
 # Told in the heading, or entry by entry.
 _TOLD = {"call_id", "line", "boot_id", "clock", "opened_ns", "marks", "bursts", "heard"}
 # Of a file: nothing that a call was judged by.
-_FILE = ("path", "sha256", "size_bytes", "rate_hz", "frames")
+_FILE = ("path", "sha256", "root", "size_bytes", "rate_hz", "frames")
 
 
 class _Words:
@@ -303,10 +303,12 @@ _OWN_TEXT = {
     "reason",
     "path",
     "sha256",
+    "root",
     "call_id",
     "boot_id",
     "no_recording",
     "cut_short",
+    "by",
     "source",
     "kind",
     "standard",

@@ -43,6 +43,7 @@ _HELD_BACK_MS = 250
 # Frames still missing this long after they should have been captured are not coming: the codec is away.
 _OVERDUE_NS = 2_000_000_000
 _READ = 65_536  # frames
+_LEAF = 32  # octets
 
 
 @dataclass(slots=True, eq=False)
@@ -217,8 +218,10 @@ class Recorder:
         path = self._directory / name
         descriptor = -1
         try:
-            path.parent.parent.mkdir(mode=0o700, exist_ok=True)
-            path.parent.mkdir(mode=0o700, exist_ok=True)
+            for folder in (path.parent.parent, path.parent):
+                if not folder.exists():
+                    folder.mkdir(mode=0o700, exist_ok=True)
+                    _sync_directory(folder.parent)  # or a power cut could take a month's first recordings
             self._keep_reserve()
             descriptor = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600)
             sealed = SealedWriter(descriptor, self._owner) if self._owner else None
@@ -287,7 +290,10 @@ class Recorder:
         """
         sealed.flush()
         writing.handed = writing.next
-        while writing.held and (writing.noted + 1) * self._rate_hz <= writing.next - writing.first - _ENCODER_FRAMES:
+        certain = writing.next - writing.first - _ENCODER_FRAMES
+        if not writing.noted and 0 < certain < self._rate_hz:
+            sealed.note(_json({"frames": certain}))  # of a first second that does not get full
+        while writing.held and (writing.noted + 1) * self._rate_hz <= certain:
             sealed.note(writing.held.pop(0))
             writing.noted += 1
 
@@ -473,12 +479,14 @@ def fingerprint(path: Path) -> tuple[int, str]:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a sealed recording tells of itself without its key. Of a cut one: its whole seconds."""
+    """What a sealed recording tells of itself without its key. Of a cut one: its whole seconds; of one that has none,
+    so much as is certain, and root None.
+    """
 
     from_ns: int
     rate_hz: int
     frames: int
-    root: bytes
+    root: bytes | None
     whole: bool
 
 
@@ -490,8 +498,11 @@ def told_outside(path: Path) -> Told:
         raise SealError("It was cut in its head.")
     try:
         head = json.loads(known.notes[0])
-        leaves = known.notes[1:]
-        frames, root = len(leaves) * head["rate_hz"], root_of(leaves)
+        leaves = [note for note in known.notes[1:] if len(note) == _LEAF]
+        frames: int = len(leaves) * head["rate_hz"]
+        root = root_of(leaves) if leaves else None
+        if not leaves and known.notes[1:]:
+            frames = json.loads(known.notes[-1])["frames"]
         if known.last is not None:
             last = json.loads(known.last)
             frames, root = last["frames"], bytes.fromhex(last["root"])

@@ -97,7 +97,7 @@ def _sealed(directory: Path, call: Call, at_ns: int) -> RecordingReady | None:
         rate_hz=told.rate_hz,
         size_bytes=size,
         sha256=digest,
-        root=told.root.hex(),
+        root=told.root.hex() if told.root else None,
         cut_short=None if told.whole else _WITHOUT_WARNING,
     )
 

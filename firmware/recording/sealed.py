@@ -3,9 +3,10 @@
 A file has a key of its own, which is sealed to the owner's public key (HPKE, RFC 9180: X25519, HKDF-SHA-256,
 ChaCha20-Poly1305) in its head and is then known to nobody but who writes it. Behind the head stand chunks:
 
-    LENGTH (4)  OFFSET (8)  KIND (1)  LENGTH octets: ChaCha20-Poly1305, the 13 before them as associated data
+    LENGTH (4)  OFFSET (8)  KIND (1)  CRC-32 (4)  LENGTH octets: ChaCha20-Poly1305, the first 13 as associated data
 
-Their nonce is their number, so none can be changed, moved or left out unnoticed. A chunk says what stands from OFFSET
+Their nonce is their number, so none can be changed, moved or left out unnoticed. The CRC, over all else of the chunk,
+tells without the key what a power cut has left of it. A chunk says what stands from OFFSET
 on in the plain file; a later one has the last word, since FLAC's head is known only when the file is closed. A file
 without its LAST chunk was cut: all chunks that are whole are good. A NOTE, and the LAST, hold nothing but what may be
 known without the key: the recorder's, so that the unit itself can file a recording that it cannot read.
@@ -17,6 +18,7 @@ import bisect
 import io
 import os
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -31,7 +33,8 @@ SUFFIX = ".sealed"
 _MAGIC = b"tsuroku sealed 1\n"
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 _SEALED_KEY = 32 + 32 + 16  # HPKE's encapsulated key, the file's key, the tag
-_CHUNK = struct.Struct(">IQB")
+_CHUNK = struct.Struct(">IQBI")
+_BOUND = 13  # octets of it that are associated data
 _DATA, _LAST, _NOTE = 0, 1, 2
 _TAG = 16
 _PLAIN = 4096  # of a chunk: half a second of sound, which is what dies with the process
@@ -129,12 +132,12 @@ class SealedWriter(io.RawIOBase):
             raise self.failed
 
     def _put(self, kind: int, plain: bytes, clear: bytes = b"") -> None:
-        head = _CHUNK.pack(len(plain) + len(clear) + _TAG, self._held_from, kind)
+        head = _CHUNK.pack(len(plain) + len(clear) + _TAG, self._held_from, kind, 0)[:_BOUND]
         sealed = clear + self._aead.encrypt(_nonce(self._number), plain, head + clear)
         self._number += 1
         if self.failed is None:
             try:
-                _write_all(self._descriptor, head + sealed)
+                _write_all(self._descriptor, head + _crc(head, sealed).to_bytes(4, "big") + sealed)
             except OSError as error:
                 self.failed = error
 
@@ -208,6 +211,8 @@ class _Reader(io.RawIOBase):
             else:
                 self._again.append(chunk)
         self._kept: tuple[int, bytes] = (-1, b"")
+        for chunk in self._again:
+            self._open(chunk)  # or one whose place was changed would be passed over
 
     @property
     def _length(self) -> int:
@@ -249,7 +254,7 @@ class _Reader(io.RawIOBase):
 
     def _open(self, chunk: _Chunk) -> bytes:
         self._file.seek(chunk.at)
-        head, sealed = self._file.read(_CHUNK.size), self._file.read(chunk.length)
+        head, sealed = self._file.read(_CHUNK.size)[:_BOUND], self._file.read(chunk.length)
         if chunk.kind != _DATA:
             head, sealed = head + sealed[:-_TAG], sealed[-_TAG:]
         try:
@@ -278,13 +283,21 @@ def _chunks(file: BinaryIO) -> Iterator[_Chunk]:
     at, number = len(_MAGIC) + 32 + _SEALED_KEY, 0
     while at + _CHUNK.size <= size:
         file.seek(at)
-        length, offset, kind = _CHUNK.unpack(file.read(_CHUNK.size))
-        if not _TAG <= length <= _LONGEST or kind not in (_DATA, _LAST, _NOTE) or at + _CHUNK.size + length > size:
+        head = file.read(_CHUNK.size)
+        length, offset, kind, crc = _CHUNK.unpack(head)
+        if not _TAG <= length <= _LONGEST or kind not in (_DATA, _LAST, _NOTE):
             return  # cut here: what follows was never acknowledged
+        sealed = file.read(length)
+        if len(sealed) < length or _crc(head[:_BOUND], sealed) != crc:
+            return
         yield _Chunk(number, kind, offset, at, length)
         if kind == _LAST:
             return
         at, number = at + _CHUNK.size + length, number + 1
+
+
+def _crc(head: bytes, sealed: bytes) -> int:
+    return zlib.crc32(sealed, zlib.crc32(head))
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -25,7 +25,7 @@ from typing import Literal
 BLOCK, TEAR = 512, 64
 Image = dict[str, bytes | None]  # by path below the root; None: a directory
 _CALLS = (
-    "openat,open,creat,close,dup,dup2,dup3,lseek,write,pwrite64,truncate,ftruncate,fsync,fdatasync,sync,syncfs,"
+    "openat,open,creat,close,dup,dup2,dup3,fcntl,lseek,write,pwrite64,truncate,ftruncate,fsync,fdatasync,sync,syncfs,"
     "rename,renameat,renameat2,unlink,unlinkat,rmdir,mkdir,mkdirat,link,linkat"
 )
 _REFUSED = "writev,pwritev,pwritev2,sendfile,copy_file_range,fallocate,symlink,symlinkat"  # not in the model
@@ -265,6 +265,8 @@ class Replay:
             case "close":
                 self._open.pop(int(arguments[0]), None)
             case "dup" | "dup2" | "dup3" if opened:
+                self._open[call.result] = opened
+            case "fcntl" if opened and arguments[1].startswith(b"F_DUPFD"):
                 self._open[call.result] = opened
             case "lseek" if opened:
                 opened.at = call.result
