@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 # A whole FLAC block is lost to a cut: levels 0 to 2 have blocks of 1152 frames (0.14 s), higher ones 4096 (0.5 s).
 _COMPRESSION = 2 / 8
-_ENCODER_FRAMES = 1152 + 1  # that it can be holding back
+_ENCODER_FRAMES = 1152 + 1 + 128  # that it can be holding back, and that reading a cut file can lose (repair._BLOCK)
 _RESERVE_BYTES = 50_000_000
 _COMMENT = "monotonic ns of the first frame: {}; seed of its leaves: {}"
 _IN_COMMENT = re.compile(r"monotonic ns of the first frame: (\d+)(?:; seed of its leaves: ([0-9a-f]{64}))?")
