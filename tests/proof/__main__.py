@@ -46,7 +46,7 @@ def main(names: list[str]) -> int:
         results[name] = {"day": _today(), "commit": commit, **_run(name, proofs[name], console)}
         STATE.parent.mkdir(exist_ok=True)
         STATE.write_text(json.dumps(results, indent=1), encoding="utf-8")
-        _write({name: result for name, result in results.items() if result["day"] == _today()}, proofs)
+        _write(name, results[name], proofs[name])
     return int(not all(results[name]["passed"] for name in chosen))
 
 
@@ -75,22 +75,22 @@ def _run(name: str, module: ModuleType, console: Console) -> dict[str, Any]:
     return {"passed": failure is None, "failure": failure, "took_s": round(took_s), "figures": report.figures}
 
 
-def _write(results: dict[str, dict[str, Any]], proofs: dict[str, ModuleType]) -> None:
-    lines = [
-        f"# Proofs, {_today()}",
-        "",
-        f"Machine: {os.cpu_count()} cores, {platform.machine()}, {platform.system()}, "
-        f"Python {platform.python_version()}. Command: `make proof`.",
-    ]
-    for name, result in sorted(results.items()):
-        verdict = "passed" if result["passed"] else f"FAILED: {result['failure']}"
-        doc = (proofs[name].__doc__ or "").splitlines()[0]
-        commit = result["commit"].replace("+", " with changes that are not committed")
-        lines += ["", f"## {name}: {verdict}", "", doc, ""]
-        lines += [f"- command: `python -m tests.proof {name}`, {result['took_s']} s, commit {commit}"]
-        lines += [f"- {figure}: {value}" for figure, value in result["figures"].items()]
+def _write(name: str, result: dict[str, Any], module: ModuleType) -> None:
+    """Its section into the day's file, in the place of an older one; what other machines proved that day stays."""
+    verdict = "passed" if result["passed"] else f"FAILED: {result['failure']}"
+    commit = result["commit"].replace("+", " with changes that are not committed")
+    section = [f"{name}: {verdict}", "", (module.__doc__ or "").splitlines()[0], ""]
+    section += [f"- command: `python -m tests.proof {name}`, {result['took_s']} s, commit {commit}"]
+    section += [f"- {figure}: {value}" for figure, value in result["figures"].items()]
+    head = (
+        f"# Proofs, {_today()}\n\nMachine: {os.cpu_count()} cores, {platform.machine()}, {platform.system()}, "
+        f"Python {platform.python_version()}. Command: `make proof`."
+    )
+    path = RESULTS / f"{_today()}.md"
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{_today()}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    before = path.read_text(encoding="utf-8").split("\n## ")[1:] if path.exists() else []
+    others = [each.strip() for each in before if not each.startswith(f"{name}:")]
+    path.write_text("\n\n## ".join([head, *sorted([*others, "\n".join(section)])]) + "\n", encoding="utf-8")
 
 
 def _today() -> str:
