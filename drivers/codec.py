@@ -38,6 +38,8 @@ class CaptureClock:
     _WINDOW_NS = 1_000_000_000
     _WINDOW_BLOCKS = 8
     _RATE_LIMIT = 0.02
+    _SETTLED = 20  # windows
+    _MEASURED_S = 300  # the counter is off by some ms at either end
 
     def __init__(self, rate_hz: int) -> None:
         self._nominal_ns = 1e9 / rate_hz
@@ -48,6 +50,17 @@ class CaptureClock:
         self._window_from_ns = 0
         self._window_blocks = 0
         self._least_late_ns = 0.0  # against the counter as it stood when the window began
+        self._windows = 0  # that were followed since the last break
+        self._settled_ns: float | None = None  # when the loop had settled, and the frames since
+        self._frames = 0
+
+    @property
+    def drift_ppm(self) -> int | None:
+        """By how much frames are longer than nominal, since the last break; None in the first five minutes."""
+        nominal_ns = self._frames * self._nominal_ns
+        if self._settled_ns is None or self._next_ns is None or nominal_ns < self._MEASURED_S * 1e9:
+            return None
+        return round(((self._next_ns - self._settled_ns) / nominal_ns - 1) * 1e6)
 
     def stamp(self, arrival_ns: int, frames: int, broken: bool = False) -> tuple[int, int]:
         """The time of a block's first frame, and how many frames are missing right before it.
@@ -73,6 +86,7 @@ class CaptureClock:
                 lost = self._follow(self._least_late_ns - self._corrected_ns, window_ns)
                 self._window_blocks = 0
         at_ns = self._next_ns
+        self._frames += frames
         correction_ns = frames * self._nominal_ns * self._phase
         self._corrected_ns += correction_ns
         self._next_ns = at_ns + frames * self._nominal_ns * self._rate + correction_ns
@@ -83,6 +97,9 @@ class CaptureClock:
             self._phase = 0.0
             return self._skip(error_ns)
         # A second-order loop, one step a window: a part of the error into the next window, a part into the rate.
+        self._windows += 1
+        if self._windows == self._SETTLED:
+            self._settled_ns, self._frames = self._next_ns, 0
         error = error_ns / window_ns
         self._phase = max(-0.2, min(0.2, 0.7 * error))
         limited = max(-self._RATE_LIMIT, min(self._RATE_LIMIT, error))
@@ -92,6 +109,7 @@ class CaptureClock:
     def _skip(self, late_ns: float) -> int:
         assert self._next_ns is not None
         lost = max(0, round(late_ns / self._nominal_ns))
+        self._windows, self._settled_ns = 0, None
         self._next_ns += lost * self._nominal_ns
         return lost
 
@@ -241,7 +259,7 @@ class Codec:
             at_ns, lost = self._clock.stamp(arrival_ns, frames, broken)
             self._broken = False
             self._untaken_frames += lost
-            block = AudioBlock(at_ns=at_ns, pcm=pcm, lost_frames=self._untaken_frames)
+            block = AudioBlock(at_ns=at_ns, pcm=pcm, lost_frames=self._untaken_frames, drift_ppm=self._clock.drift_ppm)
             self._untaken_frames += frames
             self._take(block)
             self._untaken_frames = 0

@@ -209,8 +209,10 @@ class AudioBlock:
     at_ns: CLOCK_MONOTONIC of the first frame, from the codec's sample counter (smooth: no scheduling jitter).
     pcm: mono S16LE frames.
     lost_frames: frames that went missing right before this block (overflow, device away): to be filled with silence.
+    drift_ppm: by how much the codec's frames are longer than nominal, as measured so far.
     """
 
     at_ns: int
     pcm: bytes
     lost_frames: int = 0
+    drift_ppm: int | None = None

@@ -179,6 +179,7 @@ class Management:
                     self.watch.call_ended(save.call, self._store.read_clock())
                 case "recording.ready" | "recording.failed":
                     self.watch.recorded(save.call.line, save.call.call_id, made=told.type == "recording.ready")
+                    self.watch.sounded(save.call)
 
     @property
     def callbacks_waiting(self) -> int:

@@ -29,6 +29,10 @@ _ALARMS: Mapping[Kind, tuple[str, str]] = {
         "電話線{line}で続けて{calls}件、番号が届いていません。ナンバー・ディスプレイの契約とモデムを確かめてください。",
         "The last {calls} calls on line{line} came without caller ID. Check the Number Display contract and the modem.",
     ),
+    "clipped_audio": (
+        "電話線{line}の通話{calls}件の録音が大きすぎて割れています。録音用の入力の音量を下げてください。",
+        "The last {calls} recordings of line{line} are too loud and distorted. Turn down the unit's sound input.",
+    ),
     "silent_audio": (
         "電話線{line}の通話{calls}件の録音に声が入っていません。録音用のコードが抜けていないか確かめてください。",
         "Nobody can be heard in the last {calls} recordings of line{line}. Check the sound cable of the unit.",

@@ -12,8 +12,9 @@ import pytest
 from drivers.signals import VoiceHeard
 from firmware import words
 from firmware.core.alarms import Alarm, Kind, Limits, Vitals, Watch, event
-from firmware.core.call import Call, ClockRead, Outcome
+from firmware.core.call import Call, ClockRead, Outcome, Recording
 from firmware.core.caller import Caller
+from firmware.core.facts import Gap, Levels
 
 S = 1_000_000_000
 DAY_S = 86_400
@@ -177,6 +178,46 @@ def test_recordings_in_which_nobody_speaks() -> None:
     assert shop.check() == ["-silent_audio/1"]
 
 
+LEVELS = Levels(peak_dbfs=-9.0, rms_dbfs=-30.0, loudest_dbfs=-25.0, clipped=0.0, hum_hz=None, hum_dbfs=None)
+RECORDING = Recording(path="p", from_ns=0, frames=240_000, rate_hz=8000, size_bytes=1, sha256="0" * 64, levels=LEVELS)
+
+
+@pytest.mark.parametrize(
+    ("bad", "name", "times"),
+    [
+        (replace(LEVELS, loudest_dbfs=-60.0), "silent_audio/1", 2),
+        (replace(LEVELS, peak_dbfs=None, rms_dbfs=None, loudest_dbfs=None), "silent_audio/1", 2),
+        (replace(LEVELS, clipped=0.01), "clipped_audio/1", 3),
+    ],
+)
+def test_recordings_whose_levels_are_wrong(bad: Levels, name: str, times: int) -> None:
+    shop = Shop()
+    ended = Call(
+        call_id="id",
+        line=1,
+        direction="incoming",
+        boot_id="b",
+        clock=shop.now(),
+        opened_ns=0,
+        outcome="answered",
+        answered_ns=0,
+        ended_ns=30 * S,
+    )
+    wrong = replace(RECORDING, levels=bad)
+    for _ in range(times - 1):
+        shop.watch.sounded(replace(ended, recording=wrong))
+        shop.watch.sounded(replace(ended, recording=replace(wrong, levels=None)))  # says nothing
+        shop.watch.sounded(replace(ended, recording=wrong, ended_ns=10 * S))
+        shop.watch.sounded(replace(ended, recording=wrong, outcome="interrupted"))
+        paused = replace(wrong, muted=(Gap(at_s=0, duration_s=15),))
+        shop.watch.sounded(replace(ended, recording=paused))
+    assert shop.check() == []
+    shop.watch.sounded(replace(ended, recording=wrong))
+    assert shop.check() == [f"+{name}"]
+    shop.watch.sounded(replace(ended, recording=RECORDING))
+    assert shop.check() == [f"-{name}"]
+
+
 def test_a_call_without_a_file() -> None:
     shop = Shop()
     shop.watch.recorded(1, "id-1", made=False)
@@ -243,6 +284,7 @@ DETAILS: dict[Kind, dict[str, Any]] = {
     "line_silent": {"days": 15},
     "no_caller_id": {"calls": 5},
     "silent_audio": {"calls": 2},
+    "clipped_audio": {"calls": 3},
     "no_file": {"call_id": "id"},
     "long_call": {"minutes": 200, "call_id": "id"},
     "repeat_calls": {"calls": 6, "call_id": "id"},

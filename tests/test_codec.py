@@ -77,6 +77,13 @@ def test_clock_follows_drift_through_jitter(frames: int, drift: float) -> None:
     assert max(map(abs, codec.errors_ms(skip_s=60))) < 15
     block_ms = frames / 8
     assert all(0.96 * block_ms < step < 1.04 * block_ms for step in codec.steps_ms())
+    assert codec.clock.drift_ppm is None, "too early to tell"
+    codec.run(420)
+    told = codec.clock.drift_ppm
+    assert told == pytest.approx((1 / (1 + drift) - 1) * 1e6, abs=40)
+    codec.drop(8000)
+    codec.run(12)
+    assert codec.clock.drift_ppm is None, "measured anew after a break"
 
 
 def test_clock_forgives_blocks_that_come_late_and_catch_up() -> None:

@@ -20,6 +20,7 @@ from firmware.core.call import Call, ClockRead
 from firmware.core.facts import RecordingFailed, RecordingReady
 from firmware.core.line import Mute, StartRecording, StopRecording
 from firmware.recording.leaves import Leaves
+from firmware.recording.levels import levels_of
 from firmware.recording.recorder import Recorder, RecorderThread, told_outside
 from firmware.recording.repair import repair
 from firmware.recording.sealed import unsealed
@@ -80,6 +81,7 @@ class Bench:
             pcm = bytes(file.buffer_read(dtype="int16"))
             seed = str(file.comment)[-64:]
         assert fact.root == root_of(seed, pcm)
+        assert fact.levels == levels_of(self.directory / fact.path) is not None
         return pcm
 
 

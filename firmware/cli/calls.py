@@ -19,7 +19,7 @@ from rich.table import Table
 from drivers.signals import Country
 from firmware.cli.keys import plain_sound
 from firmware.cli.main import InputError, json_line
-from firmware.cli.show import caller_text, outcome_text, terminal, time_text, waveform
+from firmware.cli.show import caller_text, level_text, outcome_text, terminal, time_text, waveform
 from firmware.cli.unit import settings_of
 from firmware.core.numbers import e164
 from firmware.records.store import CallReader, StoreError
@@ -170,6 +170,13 @@ def show(args: argparse.Namespace) -> int:
         table.add_row("sha256", recording["sha256"])
         for gap in recording["gaps"]:
             table.add_row("silence", f"{gap['duration_s']:.2f} s at {gap['at_s']:.2f} s were not captured")
+        for gap in recording["muted"]:
+            by = f", by {gap['by']}" if gap.get("by") else ""
+            table.add_row("paused", f"{gap['duration_s']:.2f} s at {gap['at_s']:.2f} s{by}")
+        if levels := recording.get("levels"):
+            table.add_row("level", level_text(levels))
+        if recording.get("drift_ppm") is not None:
+            table.add_row("sound clock", f"frames {recording['drift_ppm']:+d} ppm against nominal")
         if recording["cut_short"]:
             table.add_row("cut short", recording["cut_short"])
         if gone := recording.get("deleted"):

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from firmware.core.facts import Levels
 from firmware.core.numbers import national
 
 _COLOURS = {
@@ -109,6 +110,18 @@ def event_text(body: Mapping[str, Any]) -> Text:
     elif kind == "recording.failed":
         line.append(data["reason"], style="red")
     return line
+
+
+def level_text(levels: dict[str, Any]) -> str:
+    """A recording's levels, with what is wrong with them first."""
+    told = Levels(**levels)
+    if told.loudest_dbfs is None:
+        return "silent: nothing but zeros"
+    wrong = ["silent"] if told.silent else []
+    wrong += [f"clipped, {100 * told.clipped:.1f} % of it"] if told.overdriven else []
+    wrong += [f"{told.hum_hz} Hz hum at {told.hum_dbfs:.0f} dBFS"] if told.hum_hz else []
+    level = f"{told.rms_dbfs:.1f} dBFS, peak {told.peak_dbfs:.1f}, loudest second {told.loudest_dbfs:.1f}"
+    return ", ".join([*wrong, level])
 
 
 def waveform(path: Path, width: int) -> str:

@@ -22,6 +22,7 @@ Kind = Literal[
     "line_silent",
     "no_caller_id",
     "silent_audio",
+    "clipped_audio",
     "no_file",
     "long_call",
     "repeat_calls",
@@ -42,9 +43,11 @@ _NOTICES = ("long_call", "repeat_calls", "line_silent", "disk_soon")
 _S = 1_000_000_000
 # So long a condition must hold before it is told, in seconds; 0 where it is certain at once.
 _PATIENCE_S: Mapping[Kind, int] = {"line_cut": 60, "device": 30, "clock": 600, "under_voltage": 10, "temperature": 60}
+_TALKED = ("answered", "outgoing_answered")
 _NO_ID_CALLS = 5  # incoming calls in succession without anything of caller ID
 _SILENT_CALLS = 2  # recorded calls in succession in which nobody was heard
 _SILENT_S = 20  # a shorter one may be silent
+_CLIPPED_CALLS = 3  # recorded calls in succession that are too loud for the codec
 # So long a condition must be away before its alarm is cleared: a plug that wobbles is one alarm.
 _AWAY_S: Mapping[Kind, int] = {"line_cut": 60, "device": 300, "under_voltage": 300, "temperature": 300}
 _CLOCK_SET_NS = 86_400 * _S  # a clock that jumps so far was wrong before
@@ -107,6 +110,8 @@ class _Line:
     voice: bool = False  # heard in the present call
     listening: bool = False
     silent: int = 0
+    quiet: int = 0  # recordings in succession that have no sound in them, whoever listened
+    clipped: int = 0
     no_file: str | None = None  # the last call that was up and has no recording although it should
     callers: deque[tuple[int, str, str]] = field(default_factory=lambda: deque(maxlen=100))  # time, who, call
 
@@ -145,7 +150,8 @@ class Watch:
         self._lines[number].last_call_s = unix_s
 
     def heard(self, voice: VoiceHeard) -> None:
-        self._lines[voice.line].voice, self._lines[voice.line].silent = True, 0
+        line = self._lines[voice.line]
+        line.voice, line.silent, line.quiet = True, 0, 0
 
     def listens(self, number: int, now: bool) -> None:
         self._lines[number].listening = now
@@ -161,7 +167,7 @@ class Watch:
             who = call.caller.number or call.caller.raw
             if who:
                 line.callers.append((now.mono_ns, who, call.call_id))
-        talked = call.outcome in ("answered", "outgoing_answered") and (call.duration_s or 0) >= _SILENT_S
+        talked = call.outcome in _TALKED and (call.duration_s or 0) >= _SILENT_S
         if talked and line.listening and not line.voice:
             line.silent += 1
 
@@ -170,6 +176,17 @@ class Watch:
         line = self._lines.get(number)
         if line is not None:
             line.no_file = None if made else call_id
+
+    def sounded(self, call: Call) -> None:
+        """A call has a recording: what its levels say. One that is short, or was mostly paused, says nothing."""
+        line, recording = self._lines.get(call.line), call.recording
+        if line is None or recording is None or recording.levels is None or call.outcome not in _TALKED:
+            return
+        put_in_s = sum(each.duration_s for each in (*recording.muted, *recording.gaps))
+        if min(call.duration_s or 0, recording.duration_s - put_in_s) < _SILENT_S:
+            return
+        line.quiet = line.quiet + 1 if recording.levels.silent else 0
+        line.clipped = line.clipped + 1 if recording.levels.overdriven else 0
 
     def acknowledge(self, name: str, by: str, at: str) -> Alarm | None:
         """Somebody has taken note. None: there is no such alarm."""
@@ -233,8 +250,10 @@ class Watch:
             yield "line_silent", {"days": int(quiet_days)}
         if line.expects_id and line.without_id >= _NO_ID_CALLS:
             yield "no_caller_id", {"calls": line.without_id}
-        if line.silent >= _SILENT_CALLS:
-            yield "silent_audio", {"calls": line.silent}
+        if max(line.silent, line.quiet) >= _SILENT_CALLS:
+            yield "silent_audio", {"calls": max(line.silent, line.quiet)}
+        if line.clipped >= _CLIPPED_CALLS:
+            yield "clipped_audio", {"calls": line.clipped}
         if line.no_file is not None:
             yield "no_file", {"call_id": line.no_file}
         recent = [(who, call_id) for at, who, call_id in line.callers if now.mono_ns - at < 3600 * _S]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from drivers.signals import CallerIdReceived
 from firmware.core.caller import Caller
-from firmware.core.facts import Gap
+from firmware.core.facts import Gap, Levels
 from firmware.core.numbers import Dialled, national
 from firmware.core.outbox import Event, EventType
 
@@ -114,6 +114,8 @@ class Recording:
     gaps: tuple[Gap, ...] = ()
     muted: tuple[Gap, ...] = ()
     cut_short: str | None = None  # why it ends before the call does
+    levels: Levels | None = None  # None: nobody could measure it, or a version made it that did not
+    drift_ppm: int | None = None  # as in RecordingReady
     deleted: Deleted | None = None
 
     @property
@@ -189,7 +191,8 @@ class Call:
             recording = {k: v for k, v in recording.items() if k != "duration_s"}
             stretches = {key: tuple(Gap(**each) for each in recording.get(key, ())) for key in ("gaps", "muted")}
             gone = Deleted(**recording["deleted"]) if recording.get("deleted") else None
-            recording = Recording(**recording | stretches | {"deleted": gone})
+            levels = Levels(**recording["levels"]) if recording.get("levels") else None
+            recording = Recording(**recording | stretches | {"deleted": gone, "levels": levels})
         return Call(
             **own
             | {

@@ -19,6 +19,30 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Levels:
+    """How loud a recording is, in dB against full scale; None: there is nothing but zeros in it.
+
+    Seconds of nothing but zeros (gaps, pauses) are left out of all of it.
+    """
+
+    peak_dbfs: float | None
+    rms_dbfs: float | None
+    loudest_dbfs: float | None  # the loudest second
+    clipped: float  # the part of the frames that stand at full scale, three or more in succession
+    hum_hz: int | None  # 50 or 60; None: no steady hum of -60 dBFS or more, or less than 3 s to find it in
+    hum_dbfs: float | None
+
+    @property
+    def silent(self) -> bool:
+        """Nobody speaks so low: a cable is out, or the tap is dead."""
+        return self.loudest_dbfs is None or self.loudest_dbfs < -55
+
+    @property
+    def overdriven(self) -> bool:
+        return self.clipped > 0.001
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordingReady:
     """A recording is synced to the disk and closed."""
 
@@ -35,6 +59,8 @@ class RecordingReady:
     gaps: tuple[Gap, ...] = ()
     muted: tuple[Gap, ...] = ()  # silence because recording was paused or switched off
     cut_short: str | None = None  # why it ends before the call does
+    levels: Levels | None = None  # None: of a sealed recording that was cut, nobody could measure it
+    drift_ppm: int | None = None  # by how much the codec's frames are longer than nominal; None: not measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

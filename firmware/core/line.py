@@ -629,6 +629,8 @@ def recording_of(fact: RecordingReady) -> Recording:
         gaps=fact.gaps,
         muted=fact.muted,
         cut_short=fact.cut_short,
+        levels=fact.levels,
+        drift_ppm=fact.drift_ppm,
     )
 
 

@@ -23,7 +23,7 @@ from drivers.signals import Country, KeyHeard, LinePresentEdge, LoopEdge
 from firmware.core import facts
 from firmware.core.call import ClockRead
 from firmware.core.explain import Step, TracedLine, private
-from firmware.core.facts import Gap, Input, RecordingReady, RecordingSwitched
+from firmware.core.facts import Gap, Input, Levels, RecordingReady, RecordingSwitched
 from firmware.core.hook import DialPulses, HookTiming
 from firmware.core.line import LineConfig, SaveCall, Timer
 from firmware.core.numbers import Dialled, e164, kind, split
@@ -72,8 +72,11 @@ def decode(entry: dict[str, Any]) -> Input:
 
 
 def _recording_ready(fields: dict[str, Any]) -> RecordingReady:
+    levels = Levels(**fields["levels"]) if fields.get("levels") else None
     return RecordingReady(
-        **fields | {key: tuple(Gap(**each) for each in fields.get(key, ())) for key in ("gaps", "muted")}
+        **fields
+        | {"levels": levels}
+        | {key: tuple(Gap(**each) for each in fields.get(key, ())) for key in ("gaps", "muted")}
     )
 
 

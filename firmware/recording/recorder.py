@@ -24,9 +24,10 @@ import soundfile
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 from drivers.signals import AudioBlock
-from firmware.core.facts import Gap, RecordingFailed, RecordingReady
+from firmware.core.facts import Gap, Levels, RecordingFailed, RecordingReady
 from firmware.core.line import Mute, StartRecording, StopRecording
 from firmware.recording.leaves import Leaves, root_of
+from firmware.recording.levels import Meter, levels_of
 from firmware.recording.sealed import SUFFIX, SealedWriter, SealError, outside
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class _Open:
     next: int  # index of the frame to be written next
     from_ns: int
     leaves: Leaves
+    meter: Meter
     sealed: SealedWriter | None
     held: list[bytes]  # leaves that are not in the sealed file yet
     noted: int = 0  # those that are
@@ -98,6 +100,7 @@ class Recorder:
         self._held_back = rate_hz * _HELD_BACK_MS // 1000
         self._end = 0  # index after the newest frame in the ring
         self._anchor: tuple[int, int] | None = None  # (index, ns) of a frame near the end
+        self._drift_ppm: int | None = None
         self._ahead = 0  # frames of silence already put in for a codec that is away
         self._open: list[_Open] = []  # the last may have begun while the one before still waits for its last frames
         self._waiting: list[StartRecording] = []  # nothing captured yet
@@ -110,6 +113,7 @@ class Recorder:
         self._ahead = 0
         if self._anchor is not None:
             self._silence(block.lost_frames - paid)
+        self._drift_ppm = block.drift_ppm
         at_ns = block.at_ns - self._delay_ns
         if self._anchor is None and self._waiting:
             # A call was up before the codec was: what is missing in front is silence as well.
@@ -249,7 +253,11 @@ class Recorder:
             )
             return
         from_ns = self._time_of(first)
-        self._open.append(_Open(start, path, name, file, descriptor, first, first, from_ns, leaves, sealed, held))
+        self._open.append(
+            _Open(
+                start, path, name, file, descriptor, first, first, from_ns, leaves, Meter(self._rate_hz), sealed, held
+            )
+        )
         self._write()
 
     def _keep_reserve(self) -> None:
@@ -274,6 +282,7 @@ class Recorder:
                 try:
                     writing.file.buffer_write(pcm, "int16")
                     writing.leaves.feed(pcm)
+                    writing.meter.feed(pcm)
                     if writing.sealed and writing.sealed.failed:
                         raise writing.sealed.failed
                 except (OSError, soundfile.SoundFileError) as error:
@@ -362,8 +371,10 @@ class Recorder:
                 self._fail(writing, error)
             finally:
                 os.close(writing.descriptor)
+            levels: Levels | None = writing.meter.levels()
             if writing.failed:
                 frames, root = self._left_of(writing)
+                levels = None if writing.sealed else levels_of(writing.path)
             if frames <= writing.filled:
                 writing.path.unlink()
                 self._post_failure(writing.start, "no sound came from the codec; check its cable and `tsuroku doctor`.")
@@ -388,6 +399,8 @@ class Recorder:
                 gaps=tuple(writing.gaps),
                 muted=tuple(writing.muted),
                 cut_short=writing.failed or writing.cut_short,
+                levels=levels,
+                drift_ppm=self._drift_ppm,
             )
         )
 
@@ -429,7 +442,9 @@ class RecorderThread:
             return
         if self._dropped:
             lost, self._dropped = self._dropped, 0
-            block = AudioBlock(at_ns=block.at_ns, pcm=block.pcm, lost_frames=block.lost_frames + lost)
+            block = AudioBlock(
+                at_ns=block.at_ns, pcm=block.pcm, lost_frames=block.lost_frames + lost, drift_ppm=block.drift_ppm
+            )
         self._lane.put(block)
 
     def obey(self, command: StartRecording | StopRecording | Mute) -> None:

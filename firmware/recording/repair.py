@@ -11,6 +11,7 @@ import soundfile
 
 from firmware.core.call import Call
 from firmware.core.facts import RecordingReady
+from firmware.recording.levels import levels_of
 from firmware.recording.recorder import fingerprint, root_of_file, started_ns, told_outside
 from firmware.recording.sealed import SUFFIX, SealError
 
@@ -61,6 +62,7 @@ def repair(directory: Path, call: Call, at_ns: int) -> tuple[RecordingReady | No
         sha256=digest,
         root=root.hex() if root else None,
         cut_short=None if whole else _WITHOUT_WARNING,
+        levels=levels_of(path),
     )
     return ready, not whole
 
