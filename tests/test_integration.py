@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import queue
 import re
@@ -308,7 +309,8 @@ def test_the_other_commands_of_the_page_run_as_they_stand(tmp_path: Path, broker
         words[words.index("broker.example")] = "127.0.0.1"
         database = tmp_path / "calls.db"
         own = ["--port", str(broker.port), "--no-tls", "--database", str(database)]
-        consumer = subprocess.Popen([*words, *own], stderr=subprocess.DEVNULL)
+        heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it
+        consumer = subprocess.Popen([*words, *own], stderr=subprocess.DEVNULL, preexec_fn=heeding)
         try:
             kept = "select count(*) from event where subject = ? and type = 'call.missed'"
             until(lambda: database.exists() and _one(database, kept, call_id) == 1)  # it came before: a gap is closed

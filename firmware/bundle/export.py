@@ -290,6 +290,10 @@ def _add_call(
             suffix = "".join(path.suffixes[-1:])
             kind = "original" if suffix == ".flac" else "imported"
             sound = {"kind": kind, "file": f"sound{suffix}"}
+            seed = seed_in(path) if kind == "original" else None
+            if seed and call.recording:
+                leaves = _leaves(path, call.recording.rate_hz, call.recording.frames, seed)
+                bundle.add(f"{at}/leaves.json", _json({"leaves": leaves}))
             bundle.add_file(f"{at}/sound{suffix}", path)
         if wanted.copy:
             copied = work / f"copy.{wanted.copy}"
@@ -314,8 +318,6 @@ def _part(bundle: _Bundle, at: str, call: Call, plain: Path, out: Path, wanted: 
     seed = seed_in(plain)
     if seed is None:
         raise ExportError(f"call {call.call_id} was recorded by an old version: no part of it could be proved.")
-    leaves: list[bytes] = []
-    tree = Leaves(rate, seed, leaves.append)
     with (
         soundfile.SoundFile(plain) as source,
         soundfile.SoundFile(out, "w", rate, 1, "PCM_16", format="FLAC") as target,
@@ -326,20 +328,26 @@ def _part(bundle: _Bundle, at: str, call: Call, plain: Path, out: Path, wanted: 
         for second in range(seconds):
             pcm = bytes(source.buffer_read(min(rate, left), "int16"))
             left -= len(pcm) // 2
-            tree.feed(pcm)
             if first <= second < last:
                 target.buffer_write(bytes(len(pcm)) if second in silenced else pcm, "int16")
-        if frames % rate:
-            leaves.append(tree.last_leaf())
     shown = set(range(first, last)) - silenced
-    proof = {
-        "salts": {second: salt_of(seed, second).hex() for second in sorted(shown)},
-        "leaves": {second: leaf.hex() for second, leaf in enumerate(leaves) if second not in shown},
-    }
-    bundle.add(f"{at}/leaves.json", _json(proof))
+    salts = {second: salt_of(seed, second).hex() for second in sorted(shown)}
+    bundle.add(f"{at}/leaves.json", _json({"salts": salts, "leaves": _leaves(plain, rate, frames, seed)}))
     if wanted.clip:
         return {"kind": "clip", "file": "clip.flac", "from_s": first, "to_s": last, "note": wanted.note}
     return {"kind": "redacted", "file": "redacted.flac" if silenced else "unsealed.flac"}
+
+
+def _leaves(path: Path, rate_hz: int, frames: int, seed: bytes) -> list[str]:
+    """Of the record's frames; of a sealed file that was cut more can be there, which nothing proves."""
+    leaves: list[bytes] = []
+    tree = Leaves(rate_hz, seed, leaves.append)
+    with soundfile.SoundFile(path) as source:
+        for at in range(0, frames, rate_hz):
+            tree.feed(source.buffer_read(min(rate_hz, frames - at), "int16"))
+    if frames % rate_hz:
+        leaves.append(tree.last_leaf())
+    return [leaf.hex() for leaf in leaves]
 
 
 def _copy(source: Path, target: Path, kind: Literal["mp3", "opus"]) -> None:

@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import hashlib
 import hmac
+import io
 import json
 import re
 import shutil
@@ -31,11 +32,13 @@ FORMAT = 1
 DATE = (1980, 1, 1, 0, 0, 0)  # of every member: what a bundle says of time stands in what it holds
 _MOST_MEMBERS = 100_000
 _MOST_JSON = 64 << 20
+_MOST_RATE_HZ = 655_350  # of FLAC
 _NAME = re.compile(r"(?:manifest\.json|README\.txt|verify\.py|calls/[0-9a-f-]{36}/[a-z]+(?:\.[a-z0-9]+){1,3})")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _END = struct.Struct("<4s4H2LH")
 _CALL = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_MISSHAPEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
 CANNOT = (
     "What this cannot show: that a call was recorded at all, or whole; which calls somebody has left out of the "
     "bundle; that the owner of the unit's key has not written everything anew. Against that only checkpoints help that "
@@ -108,12 +111,17 @@ def verify(
                     f"the key {said[:16]}... is the bundle's own word; compare it with public_key in the unit's info.",
                     f"鍵 {said[:16]}... は束の中の記載です。装置の `info` の `public_key` と見比べてください。",
                 )
+            named = {call["call_id"] for call in calls}
             for name in sorted(sums):
-                if name.startswith("calls/") and name.split("/")[1] not in {call["call_id"] for call in calls}:
+                if name.startswith("calls/") and name.split("/")[1] not in named:
                     verdict.wrong(name, "it belongs to no call that the manifest names.", "一覧にない通話のものです。")
             reached: set[int] = set()
             for number, call in enumerate(calls):
-                _call(verdict, bundle, call, sums, checkpoints or [], reached)
+                try:
+                    _call(verdict, bundle, call, sums, checkpoints or [], reached)
+                except _MISSHAPEN:
+                    where = f"calls/{call['call_id']}/record.json"
+                    verdict.wrong(where, "it is not as a unit writes it.", "装置が書いた形ではありません。")
                 progress(0.5 + 0.5 * (number + 1) / len(calls))
             for seq, _ in checkpoints or []:
                 if seq not in reached:
@@ -145,6 +153,8 @@ def _members(file: IO[bytes]) -> list[zipfile.ZipInfo]:
             raise Unusable(f"its member {info.filename} is compressed or encrypted, which no unit does")
     if "manifest.json" not in names:
         raise Unusable("it has no manifest.json")
+    if sum(info.file_size for info in infos) > file.seek(0, 2):
+        raise Unusable("its members lie over each other, which no unit does")
     return infos
 
 
@@ -229,8 +239,9 @@ def _contents(
         sums[info.filename] = digest.hexdigest()
         done += info.file_size
         progress(0.5 * done / total)
+    there = {info.filename for info in infos}
     for name, wanted in listed.items():
-        if name not in {info.filename for info in infos}:
+        if name not in there:
             verdict.wrong(name, "it is missing.", "ありません。")
         elif name in sums and sums[name] != wanted:
             verdict.wrong(name, "it is not what the manifest lists.", "一覧の値と違います。")
@@ -280,7 +291,7 @@ def _chain(
     reached: set[int],
 ) -> dict[str, Any] | None:
     """Follow the lines of a call to the signatures behind them. Returns the record that the last one holds."""
-    name, record, before = f"calls/{call_id}/chain.json", None, -1
+    name, record, before, unsigned = f"calls/{call_id}/chain.json", None, -1, False
     try:
         runs = _json(bundle, name)["runs"]
         for run in runs:
@@ -317,6 +328,7 @@ def _chain(
                         record = document
             signed = run["checkpoint"]
             if signed is None:
+                unsigned = True
                 verdict.unknown(
                     name,
                     "its last lines have no signature behind them yet; export it again later.",
@@ -329,12 +341,14 @@ def _chain(
                     f"{before} 行目の後の署名は、この装置がこれらの行にしたものではありません。",
                 )
                 return None
-    except (KeyError, TypeError, ValueError, AttributeError, Unusable):
+    except (*_MISSHAPEN, Unusable):
         verdict.wrong(name, "it is not as a unit writes it.", "装置が書いた形ではありません。")
         return None
     if record is None:
         verdict.wrong(name, "no line of it holds the call.", "この通話の行がありません。")
         return None
+    if unsigned:
+        return record
     verdict.good(
         name,
         f"the record stands in the unit's chain (line {before}) and is signed by {str(verdict.key)[:16]}...",
@@ -388,8 +402,8 @@ def _call(
     if sound["kind"] in ("original", "sealed", "imported"):
         if sums[where] != recording["sha256"]:
             verdict.wrong(where, "it is not the file that was recorded.", "録音されたファイルと違います。")
-            return
-        verdict.good(where, "it is the file that was recorded, octet by octet.", "録音されたファイルそのものです。")
+        else:
+            verdict.good(where, "it is the file that was recorded, octet by octet.", "録音されたファイルそのものです。")
     if sound["kind"] == "sealed":
         verdict.unknown(
             where, "it is sealed: what it holds was not looked at.", "封印されているため、中の音声は見ていません。"
@@ -405,30 +419,41 @@ def _sound(
         verdict.unknown(where, "the record has no hash tree of its seconds.", "記録に秒ごとの値がありません。")
         return
     rate, frames = int(recording["rate_hz"]), int(recording["frames"])
-    seconds = -(-frames // rate)
+    seconds = -(-frames // rate) if 1 <= rate <= _MOST_RATE_HZ and frames >= 0 else -1
     try:
-        known: dict[str, Any] = {"salts": {}, "leaves": {}}
+        # The hashes of the record's seconds, which the signed root is that of, are its word; the sound is held against.
+        known = _json(bundle, f"{where.rsplit('/', 1)[0]}/leaves.json")
+        leaves = [bytes.fromhex(leaf) for leaf in known["leaves"]]
+        if len(leaves) != seconds or _root(iter(leaves)).hex() != recording["root"]:
+            raise ValueError
         first, last = 0, seconds
+        seed, salts = b"", None
         if sound["kind"] == "original":
             seed = _seed(bundle, where)
-            salts = {number: hmac.digest(seed, number.to_bytes(8, "big"), "sha256") for number in range(seconds)}
         else:
-            known = _json(bundle, f"{where.rsplit('/', 1)[0]}/leaves.json")
             salts = {int(number): bytes.fromhex(salt) for number, salt in known["salts"].items()}
             if sound["kind"] == "clip":
                 first, last = int(sound["from_s"]), min(int(sound["to_s"]), seconds)
-        leaves = {int(number): bytes.fromhex(leaf) for number, leaf in known["leaves"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError, Unusable):
+    except (*_MISSHAPEN, Unusable):
         verdict.wrong(where, "what proves its seconds is missing or damaged.", "秒ごとの証明がないか、壊れています。")
         return
-    loud: list[int] = []
+    other: list[int] = []  # seconds that are not those of the record
+    silenced: list[int] = []
     number = first
     try:
         for second in _seconds(bundle, where, rate):
-            if number in salts:
-                leaves[number] = hashlib.sha256(b"\x00" + salts[number] + second).digest()
-            elif second.strip(b"\0"):
-                loud.append(number)
+            if number >= last:
+                number += 1
+                break
+            salt = hmac.digest(seed, number.to_bytes(8, "big"), "sha256") if salts is None else salts.get(number)
+            if salt is None:
+                silenced.append(number)
+            if (
+                second.strip(b"\0")
+                if salt is None
+                else hashlib.sha256(b"\0" + salt + second).digest() != leaves[number]
+            ):
+                other.append(number)
             number += 1
     except NoDecoder:
         verdict.unknown(
@@ -440,16 +465,15 @@ def _sound(
     except (OSError, ValueError, RuntimeError):
         verdict.wrong(where, "its sound cannot be decoded.", "音声を読み取れません。")
         return
-    silenced = sorted(set(range(first, last)) - salts.keys())
-    if number != last or loud or set(leaves) != set(range(seconds)):
+    if other:
         verdict.wrong(
             where,
-            "it is not as long as the record says, or holds sound where it says silence.",
-            "長さが記録と違うか、無音とされた所に音があります。",
+            f"seconds {_ranges(other)} are not those that were recorded.",
+            f"{_ranges(other)} 秒の音声が録音されたものと違います。",
         )
         return
-    if _root(leaves[each] for each in range(seconds)).hex() != recording["root"]:
-        verdict.wrong(where, "its seconds are not those that were recorded.", "音声が録音されたものと違います。")
+    if number != last:
+        verdict.wrong(where, "it is not as long as the record says.", "長さが記録と違います。")
         return
     told = f"seconds {first} to {last}" if sound["kind"] == "clip" else f"all {seconds} seconds"
     told_ja = f"{first}〜{last} 秒" if sound["kind"] == "clip" else f"全 {seconds} 秒"
@@ -583,6 +607,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, help="checkpoints of the unit that somebody has kept")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # not every terminal can write Japanese
     try:
         if args.key and not re.fullmatch("[0-9a-f]{64}", args.key.lower()):
             raise Unusable("--key has 64 hexadecimal digits")
