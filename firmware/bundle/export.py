@@ -38,6 +38,7 @@ The verify.py in here was put here by whoever made the bundle: in doubt, get the
 calls/ID/report.pdf   要約と波形 / summary with waveform
 calls/ID/sound.*      録音 / the recording
 calls/ID/record.json  記録 / the record
+calls/ID/leaves.json  1秒ごとの値 / what proves each second
 calls/ID/chain.json   記録の連鎖と署名 / its place in the unit's chain, and the signature
 calls/ID/journal.jsonl 回線の信号（署名の対象外） / what the line did (not signed)
 """

@@ -309,7 +309,22 @@ def untouched(shop: Shop, seed: str, tries: int, progress: Callable[[float], Non
 def hostile(shop: Shop, seed: str, tries: int, progress: Callable[[float], None]) -> None:
     """Any value of any JSON member replaced by anything, its hashes made to fit: a verdict or a sentence, no crash."""
     dice, held, path = random.Random(seed), members(shop.bundle), shop.work / "hostile.zip"
-    anything = (None, True, 0, -1, 1 << 70, 1e308, "", "x", "0" * 64, [], {}, [[]], {"a": 1}, float("nan"))
+    anything: tuple[Any, ...] = (
+        None,
+        True,
+        0,
+        -1,
+        1 << 70,
+        1e308,
+        "",
+        "x",
+        "0" * 64,
+        [],
+        {},
+        [[]],
+        {"a": 1},
+        float("nan"),
+    )
     for _ in range(tries):
         name = dice.choice([each for each in held if each.endswith(".json")])
         document = json.loads(held[name])
