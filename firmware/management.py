@@ -6,6 +6,7 @@ It decides and writes down; what it wants done it asks of `Hands`, which app giv
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import uuid
@@ -19,7 +20,7 @@ from typing import Any, Protocol, cast
 import fastjsonschema
 
 from drivers.signals import ButtonHeld, DeviceLost, DeviceReady, VoiceHeard
-from firmware import vitals, words
+from firmware import support, vitals, words
 from firmware.core import alarms, callbacks, contacts
 from firmware.core.alarms import Limits, Vitals, Watch
 from firmware.core.call import Call
@@ -530,6 +531,17 @@ class Management:
         self._hands.restart()
         return {"settings": public(after), "hash": public_hash(after)}
 
+    def bundle(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
+        parts = {"info.json": self._hands.info(), "health.json": self.health(), "faults.json": self._hands.faults()}
+        parts["settings.json"] = public(self._settings)
+        try:
+            path = support.keep(self._settings.unit.data_dir, parts)
+            packed = path.read_bytes()
+        except OSError as error:
+            raise CommandError(FAILED, f"The support bundle cannot be written ({error.strerror}).") from error
+        shown = str(path.relative_to(self._settings.unit.data_dir))
+        return {"path": shown, "bytes": len(packed), "sha256": hashlib.sha256(packed).hexdigest()}
+
     def device_info(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
         return self._hands.info()
 
@@ -559,6 +571,7 @@ def _methods(of: Management) -> dict[str, Method]:
         "contacts.put": of.put_contact,
         "config.get": of.config,
         "config.patch": of.patch,
+        "log.bundle": of.bundle,
         "identify": of.identify,
     }
     methods = {

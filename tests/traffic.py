@@ -169,6 +169,7 @@ def _ask_all(port: int, recorded: str, missed: str) -> None:
             "contacts.put",
             {"number": "03-0000-1234", "name": "山田商店", "reading": "ヤマダショウテン", "flags": ["vip"]},
         ),
+        ("log.bundle", {}),
         ("recording.locate", {"call_id": missed}),
     ]
     for number, (method, params) in enumerate(commands, 1):

@@ -6,9 +6,11 @@ import argparse
 import json
 import logging
 import os
+import platform
 import queue
 import socket
 import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -23,13 +25,14 @@ from drivers.gpio import LineInputs
 from drivers.modem import Modem
 from drivers.signals import DeviceLost, DeviceReady, Signal
 from firmware import clock, words
-from firmware.app import HEALTH_FILE, STORE
-from firmware.cli.main import json_line
+from firmware.app import HEALTH_FILE, STORE, VERSION
+from firmware.cli.main import InputError, json_line
 from firmware.cli.show import terminal
 from firmware.cli.unit import settings_of
 from firmware.core.alarms import Alarm
 from firmware.records.store import CallReader, StoreError, unit_runs
-from firmware.settings import Settings
+from firmware.settings import Settings, public
+from firmware.support import write
 from hw.board import Board
 
 _FREE_MB = 500  # some 15 hours of calls
@@ -58,6 +61,36 @@ def doctor(args: argparse.Namespace) -> int:
             text = Text.assemble((mark, colour), " ", (f"{finding.what:<12}", "bold"), " ", finding.says)
             console.print(text, soft_wrap=True)
     return int(wrong)
+
+
+def support(args: argparse.Namespace) -> int:
+    """What doctor finds, the settings without secrets, the unit's log and its journal, for whoever helps."""
+    settings, board = settings_of(args)
+    logging.basicConfig(level=logging.CRITICAL)
+    parts = {
+        "doctor.json": [asdict(finding) for finding in _examine(settings, board)],
+        "settings.json": public(settings),
+        "version.txt": f"tsuroku {VERSION}\nPython {platform.python_version()}\n{platform.platform()}\n",
+        "log.txt": _service_log(),
+    }
+    try:
+        write(args.out, settings.unit.data_dir, parts)
+    except FileExistsError as error:
+        raise InputError(f"{args.out}: is there already; give another name.") from error
+    except OSError as error:
+        raise InputError(f"{args.out}: cannot be written ({error.strerror}).") from error
+    print(f"{args.out}: {args.out.stat().st_size / 1e3:.0f} kB. Numbers and names in it are masked; there is no sound.")
+    return 0
+
+
+def _service_log() -> str:
+    """The last lines of the service, as systemd keeps them; or why there are none."""
+    command = ["journalctl", "--unit", "tsuroku", "--lines", "20000", "--output", "short-iso", "--no-pager", "--quiet"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"no log: journalctl cannot be asked ({getattr(error, 'strerror', None) or 'no answer in 60 s'})\n"
+    return done.stdout or f"no log: {done.stderr.strip() or 'the service has written none'}\n"
 
 
 def _examine(settings: Settings, board: Board) -> Iterator[Finding]:

@@ -250,6 +250,14 @@ def _parser() -> argparse.ArgumentParser:
     _settings_option(doctor)
     doctor.add_argument("--json", action="store_true", help="one JSON object a line for each check")
 
+    helping = command(
+        "support",
+        "Write a support bundle: health, settings and what the lines did, every number and name masked.",
+        "doctor:support",
+    )
+    _settings_option(helping)
+    helping.add_argument("--out", type=Path, required=True, metavar="FILE.zip", help="a new file")
+
     settings = command(
         "settings",
         "Check the settings file.",
