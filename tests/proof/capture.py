@@ -17,6 +17,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from drivers.codec import Codec
 from drivers.signals import AudioBlock
 from drivers.virtual.sound import AUDIO_DELAY_MS, RATE_HZ, VirtualSound
 from firmware.core.facts import RecordingFailed, RecordingReady
@@ -31,6 +32,7 @@ LONG_H = 26  # the call that fills the first line
 _BLOCK = 480
 _STEP, _BACK = 40_503, pow(40_503, -1, 65_536)
 _PRE_ROLL_S = 5
+_CLOCK_S = 0.015  # what the frames' times may be off, soon after a codec has begun (tests/test_codec.py)
 _READ = 1 << 20
 
 
@@ -115,7 +117,6 @@ def live(line: int, seconds: float, work: Path) -> dict[str, Any]:
     wire, posted = VirtualSound(work / "wire"), queue.SimpleQueue[RecordingReady | RecordingFailed]()
     wire.start()
     os.environ.update(wire.environment())
-    from drivers.codec import Codec
 
     sent = work / "counter.raw"
     sent.write_bytes(counter(0, round((seconds + 5) * RATE_HZ)).tobytes())
@@ -147,7 +148,7 @@ def live(line: int, seconds: float, work: Path) -> dict[str, Any]:
 
 
 def lines(seconds: float, work: Path) -> list[dict[str, Any]]:
-    """All lines at the same time. Raises AssertionError where a frame is lost or the sound is not of the time it was."""
+    """All lines at the same time. Raises AssertionError where a frame is lost, or silence put in."""
     with ProcessPoolExecutor(LINES, mp_context=multiprocessing.get_context("spawn")) as pool:
         folders = [work / str(line) for line in range(1, LINES + 1)]
         for folder in folders:
@@ -155,7 +156,7 @@ def lines(seconds: float, work: Path) -> list[dict[str, Any]]:
         told = list(pool.map(live, range(1, LINES + 1), [seconds] * LINES, folders))
     for each in told:
         assert each["lost"] == 0 and each["filled"] == 0, each
-        assert abs(each["frames"] - seconds * RATE_HZ) <= 1, each
+        assert abs(each["frames"] - seconds * RATE_HZ) <= _CLOCK_S * RATE_HZ, each
         assert each["late"] <= 0.01 * each["frames"], each
     return told
 
