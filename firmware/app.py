@@ -164,8 +164,21 @@ class Unit:
     def _recorder(self, settings: Settings, owner: X25519PublicKey | None) -> Recorder:
         r, data = settings.recording, settings.unit.data_dir
         return Recorder(
-            data, r.rate_hz, r.ring_s, r.sync_s, r.audio_delay_ms, lambda fact: self.engine.post(fact), owner
+            data,
+            r.rate_hz,
+            r.ring_s,
+            r.sync_s,
+            r.audio_delay_ms,
+            lambda fact: self.engine.post(fact),
+            owner,
+            self._tags,
         )
+
+    def _tags(self, line: int, from_ns: int) -> dict[str, str]:
+        """Of a recording. A clock that is not set dates nothing. Thread: the recorder's."""
+        unit, read = self.settings.unit, self.store.read_clock()
+        dated = {} if read.state == "unsynced" else {"date": read.iso(from_ns)}
+        return {"artist": f"{unit.site}/{unit.unit}, line {line}", "software": f"Tsuroku {VERSION}", **dated}
 
     def _publisher(self, broker: BrokerSettings) -> MqttPublisher:
         unit, key = self.settings.unit, self._hmac_key(broker)

@@ -16,7 +16,7 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 _COMPRESSION = 2 / 8
 _ENCODER_FRAMES = 1152 + 1 + 128  # that it can be holding back, and that reading a cut file can lose (repair._BLOCK)
 _RESERVE_BYTES = 50_000_000
+TAGS = ("title", "comment", "artist", "date", "software")  # the comment holds the seed of the leaves
 _COMMENT = "monotonic ns of the first frame: {}; seed of its leaves: {}"
 _IN_COMMENT = re.compile(r"monotonic ns of the first frame: (\d+)(?:; seed of its leaves: ([0-9a-f]{64}))?")
 # The newest frames stay out of the file for this long: a stop names a moment that is already past when it arrives, and
@@ -78,6 +79,7 @@ class Recorder:
     """Feed it with blocks and commands in any order of arrival. post takes RecordingReady and RecordingFailed.
 
     directory: the unit's data directory; files go to recordings/YYYY-MM below it. owner: files are sealed to this key.
+    tags: what goes into a file's header (TAGS), by line and time of the first frame.
     Thread: one at a time; RecorderThread gives it its own.
     """
 
@@ -90,8 +92,9 @@ class Recorder:
         audio_delay_ms: int,
         post: Callable[[RecordingReady | RecordingFailed], None],
         owner: X25519PublicKey | None = None,
+        tags: Callable[[int, int], Mapping[str, str]] = lambda line, from_ns: {},
     ) -> None:
-        self._directory, self._rate_hz, self._post, self._owner = directory, rate_hz, post, owner
+        self._directory, self._rate_hz, self._post, self._owner, self._tags = directory, rate_hz, post, owner, tags
         self._sync_ns = round(sync_s * 1e9)
         self._delay_ns = audio_delay_ms * 1_000_000
         self._frame_ns = 1_000_000_000 // rate_hz
@@ -243,6 +246,8 @@ class Recorder:
                 compression_level=_COMPRESSION,
             )
             file.title, file.comment = start.call_id, _COMMENT.format(self._time_of(first), leaves.seed.hex())
+            for tag, text in self._tags(start.line, self._time_of(first)).items():
+                setattr(file, tag, text)
             _sync_directory(path.parent)
         except (OSError, soundfile.SoundFileError) as error:
             if descriptor >= 0:

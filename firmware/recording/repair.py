@@ -12,7 +12,7 @@ import soundfile
 from firmware.core.call import Call
 from firmware.core.facts import RecordingReady
 from firmware.recording.levels import levels_of
-from firmware.recording.recorder import fingerprint, root_of_file, started_ns, told_outside
+from firmware.recording.recorder import TAGS, fingerprint, root_of_file, started_ns, told_outside
 from firmware.recording.sealed import SUFFIX, SealError
 
 _WITHOUT_WARNING = "the unit stopped without warning"
@@ -120,7 +120,7 @@ def _copy(source: Path, target: Path | None) -> tuple[int, int, bool]:
         if target:
             file = soundfile.SoundFile(target, "w", rate_hz, reader.channels, "PCM_16", format="FLAC")
             writer = stack.enter_context(file)
-            for tag in ("title", "comment"):  # the seed of its leaves is there
+            for tag in TAGS:
                 if text := getattr(reader, tag):
                     setattr(writer, tag, text)
         while True:
