@@ -63,8 +63,10 @@ class Bench:
         self.at = end
         self.recorder.tick(T0 + end * FRAME)
 
-    def start(self, from_s: float) -> None:
-        self.recorder.obey(StartRecording(line=1, call_id=CALL, from_ns=T0 + round(from_s * 1e9)))
+    def start(self, from_s: float, up_s: float | None = None) -> None:
+        from_ns, up_ns = (T0 + round(each * 1e9) for each in (from_s, from_s if up_s is None else up_s))
+        self.up = max(0, round(((up_s or from_s) - from_s) * RATE))
+        self.recorder.obey(StartRecording(line=1, call_id=CALL, from_ns=from_ns, up_ns=up_ns))
 
     def stop(self, until_s: float, keep: bool = True) -> None:
         self.recorder.obey(StopRecording(line=1, call_id=CALL, until_ns=T0 + round(until_s * 1e9), keep=keep))
@@ -81,7 +83,7 @@ class Bench:
             pcm = bytes(file.buffer_read(dtype="int16"))
             seed = str(file.comment)[-64:]
         assert fact.root == root_of(seed, pcm)
-        assert fact.levels == levels_of(self.directory / fact.path) is not None
+        assert fact.levels == levels_of(self.directory / fact.path, self.up) is not None
         return pcm
 
 
@@ -96,6 +98,19 @@ def test_a_file_holds_exactly_the_frames_asked_for(tmp_path: Path, block: int) -
     fact = bench.ready()
     assert (fact.from_ns, fact.frames, fact.gaps) == (T0 + 1_250_000_000, 58_000, ())
     assert (tmp_path / fact.path).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("block", [7, 800])
+def test_the_level_of_a_ring_before_the_lift_does_not_count(tmp_path: Path, block: int) -> None:
+    bench = Bench(tmp_path, 12)
+    bench.wire = b"\xff\x7f" * (6 * RATE) + bench.wire[6 * RATE * 2 :]  # it rings up to 6 s
+    bench.hear(6.5, block)
+    bench.start(1.25, up_s=6.0)
+    bench.hear(12, block)
+    bench.stop(11)
+    bench.pcm()
+    levels = bench.ready().levels
+    assert levels is not None and levels.clipped < 0.001
 
 
 def test_a_stop_ahead_of_the_sound_waits_for_it(tmp_path: Path) -> None:
@@ -243,7 +258,7 @@ def test_a_lane_that_overflows_counts_what_it_drops(tmp_path: Path) -> None:
     posted: list[RecordingReady | RecordingFailed] = []
     wire = noise(10 * RATE)
     lane = RecorderThread(Recorder(tmp_path, RATE, 30, 5.0, 0, posted.append), lane_blocks=20)
-    lane.obey(StartRecording(line=1, call_id=CALL, from_ns=T0))
+    lane.obey(StartRecording(line=1, call_id=CALL, from_ns=T0, up_ns=T0))
     for n in range(60):  # nobody takes them yet: 21 fit in behind the command
         if n == 50:
             lane.start()
@@ -277,7 +292,8 @@ recorder = Recorder(Path(sys.argv[1]), 8000, 30, 5.0, 0, print)
 wire = random.Random(1).randbytes(60 * 16000)
 for at in range(0, 40 * 8000, 800):
     if at == 16000:
-        recorder.obey(StartRecording(line=1, call_id=sys.argv[2], from_ns=5_000_000_000 + 8000 * 125_000))
+        from_ns = 5_000_000_000 + 8000 * 125_000
+        recorder.obey(StartRecording(line=1, call_id=sys.argv[2], from_ns=from_ns, up_ns=from_ns))
     recorder.take(AudioBlock(at_ns=5_000_000_000 + at * 125_000, pcm=wire[at * 2 : at * 2 + 1600]))
     recorder.tick(5_000_000_000 + at * 125_000)
     if at >= int(sys.argv[3]):

@@ -178,11 +178,15 @@ class SaveCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartRecording:
-    """Record the line's sound from a time in the past on."""
+    """Record the line's sound from a time in the past on.
+
+    up_ns: when the handset was lifted; before it the line may ring, which is louder than any call.
+    """
 
     line: int
     call_id: str
     from_ns: int
+    up_ns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -424,7 +428,7 @@ class Line:
         if len(call.marks) < _MOST_MARKS:
             self._call = replace(call, marks=(*call.marks, mark))
 
-    def _record(self, from_ns: int) -> None:
+    def _record(self, up_ns: int, pre_roll: bool = False) -> None:
         call = self._the_call()
         if not self._enabled:
             self._call = replace(call, no_recording="switched_off")
@@ -434,10 +438,10 @@ class Line:
             return
         if call.no_recording in ("do_not_record", "switched_off"):  # better evidence says somebody else; it is on again
             self._call = replace(self._the_call(), no_recording="not_ended")
-        from_ns = max(from_ns, self._quiet_ns)
+        from_ns = max(up_ns - self.config.pre_roll_ms * _MS * pre_roll, self._quiet_ns)
         call_id = self._the_call().call_id
         self._recording = True
-        self._out.append(StartRecording(line=self.config.number, call_id=call_id, from_ns=from_ns))
+        self._out.append(StartRecording(line=self.config.number, call_id=call_id, from_ns=from_ns, up_ns=up_ns))
 
     def _stop(self, until_ns: int, *, keep: bool) -> None:
         self._quiet_ns = max(self._quiet_ns, until_ns)
@@ -546,7 +550,7 @@ class Line:
         if listed(caller, self.config.do_not_record) and self._recording:
             self._do_not_record(fact.at_ns)
         elif call.no_recording == "do_not_record" and call.answered_ns is not None:
-            self._record(call.answered_ns - self.config.pre_roll_ms * _MS)  # it is somebody else
+            self._record(call.answered_ns, pre_roll=True)  # it is somebody else
 
     def _digit(self, digit: str, at_ns: int, until_ns: int, by: Literal["dtmf", "pulse"]) -> None:
         """One more digit of the dialled number."""
@@ -785,7 +789,7 @@ def _lift(line: Line, fact: OffHook) -> State:
     in_time = in_time and fact.at_ns - bursts[-1][1] < _START_PAUSE_NS
     if short and in_time and not line._handshaken:
         return _handshake_begins(line, fact)
-    line._record(fact.at_ns - line.config.pre_roll_ms * _MS)
+    line._record(fact.at_ns, pre_roll=True)
     return _answered(line, fact.at_ns)
 
 
@@ -887,7 +891,7 @@ def _lift_to_dial(line: Line, fact: OffHook) -> State:
         return State.IN_CALL
     line._call = line._open(fact.at_ns, "outgoing")
     line._number_open = True
-    line._record(fact.at_ns - line.config.pre_roll_ms * _MS)
+    line._record(fact.at_ns, pre_roll=True)
     line._save(line._call, event("call.dialled", line._call, fact.at_ns, correction=False))
     line._used(fact.at_ns)
     return State.DIALLING
@@ -1065,7 +1069,7 @@ def _lifted_too_late(line: Line, fact: ToneHeard) -> State:
     # What told of the caller can have come in the 100 ms that a lift takes to be one.
     line._call = call = line._open(max(lifted_ns, line._ended_ns), "outgoing")
     line._number_open, line._sound.listening = not known, True
-    line._record(lifted_ns - line.config.pre_roll_ms * _MS)
+    line._record(lifted_ns, pre_roll=True)
     call = line._the_call()
     line._save(call, event("call.dialled", call, call.opened_ns, correction=False))
     line._mark(Mark(kind="tone", at_ns=fact.at_ns, until_ns=fact.until_ns, detail=fact.tone))
@@ -1136,7 +1140,7 @@ def _voice_held_open(line: Line, fact: VoiceHeard) -> State:
         line._call = replace(line._call, caller=held.caller, dialled=held.dialled, dialled_by=held.dialled_by)
     line._loop_closed_ns = fact.at_ns
     line._sound.listening = True
-    line._record(fact.at_ns - line.config.pre_roll_ms * _MS)
+    line._record(fact.at_ns, pre_roll=True)
     line._save(line._call)
     _voice(line, fact)
     return State.IN_CALL

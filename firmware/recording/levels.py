@@ -96,11 +96,12 @@ class Meter:
         )
 
 
-def levels_of(path: Path) -> Levels | None:
-    """Of a whole file; None if it cannot be read."""
+def levels_of(path: Path, first: int = 0) -> Levels | None:
+    """Of a whole file from a frame on; None if it cannot be read."""
     try:
         with soundfile.SoundFile(path) as file:
             meter = Meter(file.samplerate)
+            file.seek(min(first, file.frames))
             while len(pcm := file.buffer_read(_READ, "int16")):
                 meter.feed(pcm)
     except soundfile.SoundFileError:

@@ -60,6 +60,7 @@ class _Open:
     first: int  # index of its first frame
     next: int  # index of the frame to be written next
     from_ns: int
+    up: int  # index of the first frame whose level counts
     leaves: Leaves
     meter: Meter
     sealed: SealedWriter | None
@@ -258,10 +259,9 @@ class Recorder:
             )
             return
         from_ns = self._time_of(first)
+        up, meter = self._index_of(start.up_ns), Meter(self._rate_hz)
         self._open.append(
-            _Open(
-                start, path, name, file, descriptor, first, first, from_ns, leaves, Meter(self._rate_hz), sealed, held
-            )
+            _Open(start, path, name, file, descriptor, first, first, from_ns, up, leaves, meter, sealed, held)
         )
         self._write()
 
@@ -287,7 +287,7 @@ class Recorder:
                 try:
                     writing.file.buffer_write(pcm, "int16")
                     writing.leaves.feed(pcm)
-                    writing.meter.feed(pcm)
+                    writing.meter.feed(pcm[2 * max(0, writing.up - writing.next) :])
                     if writing.sealed and writing.sealed.failed:
                         raise writing.sealed.failed
                 except (OSError, soundfile.SoundFileError) as error:
@@ -379,7 +379,7 @@ class Recorder:
             levels: Levels | None = writing.meter.levels()
             if writing.failed:
                 frames, root = self._left_of(writing)
-                levels = None if writing.sealed else levels_of(writing.path)
+                levels = None if writing.sealed else levels_of(writing.path, max(0, writing.up - writing.first))
             if frames <= writing.filled:
                 writing.path.unlink()
                 self._post_failure(writing.start, "no sound came from the codec; check its cable and `tsuroku doctor`.")

@@ -62,7 +62,7 @@ def repair(directory: Path, call: Call, at_ns: int) -> tuple[RecordingReady | No
         sha256=digest,
         root=root.hex() if root else None,
         cut_short=None if whole else _WITHOUT_WARNING,
-        levels=levels_of(path),
+        levels=levels_of(path, max(0, ((call.answered_ns or from_ns) - from_ns) * rate_hz // 1_000_000_000)),
     )
     return ready, not whole
 

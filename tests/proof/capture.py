@@ -61,7 +61,8 @@ def stepped(line: int, hours: float, seed: str, work: Path) -> dict[str, Any]:
         spans = {_name(line, n): (600.0 * n + 30, 600.0 * n + 30 + dice.uniform(3, 540)) for n in range(total_s // 600)}
     todo: list[tuple[float, StartRecording | StopRecording]] = []
     for name, (begin_s, end_s) in spans.items():
-        todo.append((begin_s, StartRecording(line=line, call_id=name, from_ns=_at(max(0.0, begin_s - _PRE_ROLL_S)))))
+        from_ns = _at(max(0.0, begin_s - _PRE_ROLL_S))
+        todo.append((begin_s, StartRecording(line=line, call_id=name, from_ns=from_ns, up_ns=_at(begin_s))))
         todo.append((end_s, StopRecording(line=line, call_id=name, until_ns=_at(end_s), keep=True)))
     todo.sort(key=lambda each: -each[0])
     early_mb, exact = 0.0, 0
@@ -128,7 +129,7 @@ def live(line: int, seconds: float, work: Path) -> dict[str, Any]:
     try:
         began_ns = wire.play(sent) + 1_000_000_000
         until_ns = began_ns + round(seconds * 1e9)
-        lane.obey(StartRecording(line=line, call_id=_name(line, 0), from_ns=began_ns))
+        lane.obey(StartRecording(line=line, call_id=_name(line, 0), from_ns=began_ns, up_ns=began_ns))
         time.sleep((until_ns - time.monotonic_ns()) / 1e9)
         lane.obey(StopRecording(line=line, call_id=_name(line, 0), until_ns=until_ns, keep=True))
         made = posted.get(timeout=30)

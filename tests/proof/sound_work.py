@@ -84,7 +84,8 @@ def main(directory: str, seed: str, how: str, pace: str = "0") -> None:
         now_ns = T0 + (at + BLOCK) * FRAME_NS
         for step in todo:
             if at <= step.first < at + BLOCK:
-                recorder.obey(StartRecording(line=1, call_id=step.call_id, from_ns=T0 + step.first * FRAME_NS))
+                from_ns = T0 + step.first * FRAME_NS
+                recorder.obey(StartRecording(line=1, call_id=step.call_id, from_ns=from_ns, up_ns=from_ns))
             if at <= step.last < at + BLOCK:
                 until_ns = T0 + step.last * FRAME_NS
                 recorder.obey(StopRecording(line=1, call_id=step.call_id, until_ns=until_ns, keep=True))
