@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import getpass
+import hashlib
 import json
 import logging
 import os
@@ -137,6 +138,10 @@ def test_every_command_of_the_contract_is_answered(shop: Running, crm: System) -
     assert crm.of("state/recorder")[-1]["callbacks_waiting"] == 1
     assert crm.ask("callback.done", call_id=call_id) == {"callbacks_waiting": 0, "was_waiting": True}
     assert crm.ask("identify") == {"seconds": 30}
+    bundle = crm.ask("log.bundle")
+    packed = (shop.unit.settings.unit.data_dir / bundle["path"]).read_bytes()
+    assert (bundle["bytes"], bundle["sha256"]) == (len(packed), hashlib.sha256(packed).hexdigest())
+    assert crm.ask("log.bundle") == bundle, "not made anew for everybody who asks"
     assert crm.ask("recording.pause", seconds=60)["paused"]["by"] == "crm"
     assert crm.until(lambda: [s for s in crm.of("state/recorder") if s["paused"]])
     assert crm.ask("recording.resume")["paused"] is None
