@@ -535,7 +535,7 @@ class Management:
 
     def bundle(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
         """A support bundle; within a minute, the last one again: making it takes the loop a part of a second."""
-        if self._bundle and self._now_ns() - self._bundle[0] < _BUNDLE_NS:
+        if self._bundle and self._now_ns - self._bundle[0] < _BUNDLE_NS:
             return self._bundle[1]
         parts = {"info.json": self._hands.info(), "health.json": self.health(), "faults.json": self._hands.faults()}
         parts["settings.json"] = public(self._settings)
@@ -546,7 +546,7 @@ class Management:
             raise CommandError(FAILED, f"The support bundle cannot be written ({error.strerror}).") from error
         shown = str(path.relative_to(self._settings.unit.data_dir))
         told = {"path": shown, "bytes": len(packed), "sha256": hashlib.sha256(packed).hexdigest()}
-        self._bundle = self._now_ns(), told
+        self._bundle = self._now_ns, told
         return told
 
     def device_info(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
