@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from drivers.virtual import scenario as story
-from firmware.recording.recorder import TAGS
+from firmware.recording.flac import TAGS
 from firmware.simulate import results, stepped
 
 SCENARIOS = Path(__file__).parent / "scenarios"

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from drivers.signals import AudioBlock
 from firmware.core.facts import Gap, Levels, RecordingFailed, RecordingReady
 from firmware.core.line import Mute, StartRecording, StopRecording
+from firmware.recording.flac import copied
 from firmware.recording.leaves import Leaves, root_of
 from firmware.recording.levels import Meter, levels_of
 from firmware.recording.sealed import SUFFIX, SealedWriter, SealError, outside
@@ -34,9 +35,8 @@ log = logging.getLogger(__name__)
 
 # A whole FLAC block is lost to a cut: levels 0 to 2 have blocks of 1152 frames (0.14 s), higher ones 4096 (0.5 s).
 _COMPRESSION = 2 / 8
-_ENCODER_FRAMES = 1152 + 1 + 128  # that it can be holding back, and that reading a cut file can lose (repair._BLOCK)
+_ENCODER_FRAMES = 1152 + 1 + 128  # that it can be holding back, and that reading a cut file can lose (flac._BLOCK)
 _RESERVE_BYTES = 50_000_000
-TAGS = ("title", "comment", "artist", "date", "software")  # the comment holds the seed of the leaves
 _COMMENT = "monotonic ns of the first frame: {}; seed of its leaves: {}"
 _IN_COMMENT = re.compile(r"monotonic ns of the first frame: (\d+)(?:; seed of its leaves: ([0-9a-f]{64}))?")
 # The newest frames stay out of the file for this long: a stop names a moment that is already past when it arrives, and
@@ -253,7 +253,7 @@ class Recorder:
         except (OSError, soundfile.SoundFileError) as error:
             if descriptor >= 0:
                 os.close(descriptor)
-                _remove_if_empty(path)
+                path.unlink(missing_ok=True)  # there is no sound in it
             self._post_failure(
                 start, f"the file {name} could not be made ({_why(error)}); free space or mend the card."
             )
@@ -370,9 +370,7 @@ class Recorder:
                 if writing.sealed:
                     writing.sealed.finish(_json({"frames": frames, "root": writing.leaves.root().hex()}))
                 os.fsync(writing.descriptor)
-            except OSError as error:
-                if not writing.sealed:
-                    raise
+            except (OSError, soundfile.SoundFileError) as error:
                 self._fail(writing, error)
             finally:
                 os.close(writing.descriptor)
@@ -380,9 +378,10 @@ class Recorder:
             if writing.failed:
                 frames, root = self._left_of(writing)
                 levels = None if writing.sealed else levels_of(writing.path, max(0, writing.up - writing.first))
-            if frames <= writing.filled:
+            if not frames or frames <= writing.filled:
                 writing.path.unlink()
-                self._post_failure(writing.start, "no sound came from the codec; check its cable and `tsuroku doctor`.")
+                no_sound = "no sound came from the codec; check its cable and `tsuroku doctor`."
+                self._post_failure(writing.start, f"{writing.failed}." if writing.failed else no_sound)
                 return
             size, digest = fingerprint(writing.path)
         except (OSError, soundfile.SoundFileError) as error:
@@ -410,11 +409,23 @@ class Recorder:
         )
 
     def _left_of(self, writing: _Open) -> tuple[int, bytes | None]:
-        """Frames and root of a file that could not be written to its end."""
+        """Frames and root of a file that could not be written to its end; of a cut one, a copy as far as it goes.
+
+        Without room for a copy the file itself is what is left, and nothing proves its seconds.
+        """
         if writing.sealed:
             told = told_outside(writing.path)
             return told.frames, told.root
-        return soundfile.info(writing.path).frames, root_of_file(writing.path)
+        frames, _, whole = copied(writing.path, None)  # its header tells of frames that the disk did not take
+        if frames and not whole:
+            copy = writing.path.with_suffix(".repaired.flac")
+            try:
+                copied(writing.path, copy)
+                writing.path, writing.name = copy, str(Path(writing.name).with_suffix(".repaired.flac"))
+            except (OSError, soundfile.SoundFileError):
+                copy.unlink(missing_ok=True)
+                return frames, None
+        return frames, root_of_file(writing.path) if frames else None
 
     def _post_failure(self, start: StartRecording, reason: str) -> None:
         log.warning("event=recording_failed call=%s reason=%s", start.call_id, reason)
@@ -564,7 +575,8 @@ def _month(call_id: str) -> str:
 
 
 def _why(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error).rstrip(".")
+    """libsndfile says of a failed write what its decoder would say, and never what the disk said."""
+    return (error.strerror if isinstance(error, OSError) else None) or "the disk takes no more"
 
 
 def _remove_if_empty(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 from pathlib import Path
@@ -11,12 +10,12 @@ import soundfile
 
 from firmware.core.call import Call
 from firmware.core.facts import RecordingReady
+from firmware.recording.flac import copied
 from firmware.recording.levels import levels_of
-from firmware.recording.recorder import TAGS, fingerprint, root_of_file, started_ns, told_outside
+from firmware.recording.recorder import fingerprint, root_of_file, started_ns, told_outside
 from firmware.recording.sealed import SUFFIX, SealError
 
 _WITHOUT_WARNING = "the unit stopped without warning"
-_BLOCK = 128  # divides every FLAC block size in use: a read that meets the cut loses nothing before it
 
 
 def repair(directory: Path, call: Call, at_ns: int) -> tuple[RecordingReady | None, bool]:
@@ -30,7 +29,7 @@ def repair(directory: Path, call: Call, at_ns: int) -> tuple[RecordingReady | No
     if found is None:
         return _sealed(directory, call, at_ns), False
     from_ns = started_ns(found, call.answered_ns or call.opened_ns)
-    frames, rate_hz, whole = _copy(found, None)
+    frames, rate_hz, whole = copied(found, None)
     if not frames:
         return None, False
     path = found
@@ -38,7 +37,7 @@ def repair(directory: Path, call: Call, at_ns: int) -> tuple[RecordingReady | No
         path = found.with_suffix(".repaired.flac")
         part = path.with_suffix(".part")
         try:
-            if _copy(found, part)[0] != frames or soundfile.info(part).frames != frames:
+            if copied(found, part)[0] != frames or soundfile.info(part).frames != frames:
                 raise OSError(errno.EIO, "the copy is not as long as what it was made from")
             with part.open("rb") as file:
                 os.fsync(file.fileno())
@@ -69,11 +68,11 @@ def repair(directory: Path, call: Call, at_ns: int) -> tuple[RecordingReady | No
 
 def readable(path: Path) -> Path:
     """A FLAC file that may have been cut; of a cut one, a copy beside it, as far as it goes. Raises OSError."""
-    frames, _, whole = _copy(path, None)
+    frames, _, whole = copied(path, None)
     if whole or not frames:
         return path
     copy = path.with_suffix(".repaired.flac")
-    _copy(path, copy)
+    copied(path, copy)
     return copy
 
 
@@ -102,34 +101,3 @@ def _sealed(directory: Path, call: Call, at_ns: int) -> RecordingReady | None:
         root=told.root.hex() if told.root else None,
         cut_short=None if told.whole else _WITHOUT_WARNING,
     )
-
-
-def _copy(source: Path, target: Path | None) -> tuple[int, int, bool]:
-    """Read a FLAC file as far as it goes, into target if given. Returns (frames, rate_hz, the header agrees).
-
-    Raises SoundFileError if target cannot be written; a source that is cut short ends quietly.
-    """
-    frames, rate_hz, said = 0, 0, -1
-    with contextlib.ExitStack() as stack:
-        try:
-            reader = stack.enter_context(soundfile.SoundFile(source))
-        except soundfile.SoundFileError:
-            return 0, 0, False  # cut in its header
-        rate_hz, said = reader.samplerate, reader.frames
-        writer = None
-        if target:
-            file = soundfile.SoundFile(target, "w", rate_hz, reader.channels, "PCM_16", format="FLAC")
-            writer = stack.enter_context(file)
-            for tag in TAGS:
-                if text := getattr(reader, tag):
-                    setattr(writer, tag, text)
-        while True:
-            try:
-                pcm = reader.buffer_read(_BLOCK, "int16")
-            except soundfile.SoundFileError:
-                return frames, rate_hz, False  # cut in a block
-            if not len(pcm):
-                return frames, rate_hz, frames == said
-            frames += len(pcm) // 2
-            if writer:
-                writer.buffer_write(pcm, "int16")
