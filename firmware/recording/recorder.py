@@ -34,7 +34,7 @@ from firmware.recording.sealed import SUFFIX, SealedWriter, SealError, outside
 log = logging.getLogger(__name__)
 
 # A whole FLAC block is lost to a cut: levels 0 to 2 have blocks of 1152 frames (0.14 s), higher ones 4096 (0.5 s).
-_COMPRESSION = 2 / 8
+COMPRESSION = 2 / 8
 _ENCODER_FRAMES = 1152 + 1 + 128  # that it can be holding back, and that reading a cut file can lose (flac._BLOCK)
 _RESERVE_BYTES = 50_000_000
 _COMMENT = "monotonic ns of the first frame: {}; seed of its leaves: {}"
@@ -244,7 +244,7 @@ class Recorder:
                 1,
                 "PCM_16",
                 format="FLAC",
-                compression_level=_COMPRESSION,
+                compression_level=COMPRESSION,
             )
             file.title, file.comment = start.call_id, _COMMENT.format(self._time_of(first), leaves.seed.hex())
             for tag, text in self._tags(start.line, self._time_of(first)).items():

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from drivers.virtual.broker import BrokerUnavailable
 from drivers.virtual.sound import SoundError
 from tests.bench import (
+    bundles,
     caller_id_latency,
     cpu,
     delivery,
@@ -46,6 +47,8 @@ _BENCHES = {
     "memory": memory.bench,
     "cpu": cpu.bench,
     "store": store.bench,
+    "bundles": bundles.bench,
+    "containers": bundles.containers,
     "delivery": delivery.bench,
     "lifts": delivery.lifts,
     "fleet": delivery.fleet,
