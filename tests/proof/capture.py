@@ -32,7 +32,7 @@ LONG_H = 26  # the call that fills the first line
 _BLOCK = 480
 _STEP, _BACK = 40_503, pow(40_503, -1, 65_536)
 _PRE_ROLL_S = 5
-_CLOCK_S = 0.015  # what the frames' times may be off, soon after a codec has begun (tests/test_codec.py)
+_CLOCK_S = 0.08  # what the frames' times may be off in the first minute of a codec (tests/test_codec.py)
 _READ = 1 << 20
 
 
