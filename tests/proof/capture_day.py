@@ -1,4 +1,4 @@
-"""A counter in the sound of 4 lines for 24 hours, one of them a call of 26: every frame is in its file, and no other."""
+"""A counter in the sound of 4 lines for 24 hours, on one of them a call of 26: each frame is in its file, no other is."""
 
 from __future__ import annotations
 
