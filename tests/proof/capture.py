@@ -62,7 +62,7 @@ def stepped(line: int, hours: float, seed: str, work: Path) -> dict[str, Any]:
         todo.append((begin_s, StartRecording(line=line, call_id=name, from_ns=from_ns, up_ns=_at(begin_s))))
         todo.append((end_s, StopRecording(line=line, call_id=name, until_ns=_at(end_s), keep=True)))
     todo.sort(key=lambda each: -each[0])
-    early_mb, exact = 0.0, 0
+    resident_mb, exact = dict[int, float](), 0
     for frame in range(0, total_s * RATE_HZ, _BLOCK):
         recorder.take(AudioBlock(at_ns=_at(frame / RATE_HZ), pcm=counter(frame, _BLOCK).tobytes()))
         while todo and todo[-1][0] <= frame / RATE_HZ:
@@ -73,10 +73,11 @@ def stepped(line: int, hours: float, seed: str, work: Path) -> dict[str, Any]:
             begin_s, end_s = spans[made.call_id]
             _exactly(work, made, max(0.0, begin_s - _PRE_ROLL_S), end_s)
             exact += 1
-        if not early_mb and frame > total_s * RATE_HZ // 20:
-            early_mb = _resident_mb()
+        part = frame * 20 // (total_s * RATE_HZ)
+        if part in (1, 19) and part not in resident_mb:
+            resident_mb[part] = _resident_mb()
     assert exact == len(spans), f"line {line}: {exact} recordings of {len(spans)} calls"
-    return {"calls": len(spans), "growth_mb": round(_resident_mb() - early_mb, 1)}
+    return {"calls": len(spans), "growth_mb": round(resident_mb[19] - resident_mb[1], 1)}
 
 
 def _exactly(work: Path, made: RecordingReady, begin_s: float, end_s: float) -> None:

@@ -1,4 +1,4 @@
-"""A counter in the sound of 4 lines for 24 hours, on one of them a call of 26: each frame is in its file, no other is."""
+"""A counter in the sound of 4 lines for 24 hours, on one a call of 26: each frame is in its file, and no other."""
 
 from __future__ import annotations
 
@@ -22,4 +22,4 @@ def prove(report: Report) -> None:
         done = list(pool.map(stepped, range(1, LINES + 1), hours, [seed] * LINES, [Path(work)] * LINES))
     report.figure("stepped time", f"{LINES} lines, {HOURS} h, one of them a call of {LONG_H} h: every frame equal")
     report.figure("calls", sum(each["calls"] for each in done))
-    report.figure("memory a line grew by, from a twentieth to the end", [f"{each['growth_mb']} MB" for each in done])
+    report.figure("memory that a line grew by, from a twentieth of the time to nineteen", [f"{each['growth_mb']} MB" for each in done])
