@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
@@ -76,6 +76,9 @@ from firmware.settings import (
 )
 from firmware.vitals import disk_free_mb, serial_number
 from hw.board import Board
+
+if TYPE_CHECKING:
+    from firmware.delivery.timestamp import Timestamper
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +143,7 @@ class Unit:
         self.lanes = {n: RecorderThread(recorder) for n, recorder in self.recorders.items()} if live else {}
         self.publishers = {broker.name: self._publisher(broker) for broker in settings.broker} if live else {}
         self.couriers = self._couriers() if live else {}
+        self.timestamper = self._timestamper() if live else None
         self.local = LocalServer(data)
         self.management = Management(settings, self.store, self, filed, patch, self.boot_id)
         self.retention = Retention(settings.retention, data, self.store)
@@ -212,6 +216,13 @@ class Unit:
                     now=self._local_time,
                 )
         return couriers
+
+    def _timestamper(self) -> Timestamper | None:
+        if self.settings.timestamp is None:
+            return None
+        from firmware.delivery.timestamp import Timestamper  # noqa: PLC0415 - it loads requests
+
+        return Timestamper(self.settings.timestamp, self.store, partial(self._note, "timestamp/1"))
 
     def _local_time(self) -> datetime:
         """An unset clock is never before what the store has seen: a month's count must not begin anew by it."""
@@ -432,6 +443,8 @@ class Unit:
                 self.store.anchor(read)
             self.management.tick()
             self._note_topics()
+            if self.timestamper:
+                self.timestamper.tick()
             self.store.flush()
             sending = any(publisher.busy for publisher in self.publishers.values())
             if not self.engine.busy and not self._unsaved and not sending:

@@ -139,6 +139,14 @@ class NotifySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TimestampSettings:
+    """An RFC 3161 authority that stamps the head of the records' chain once a day."""
+
+    url: str
+    ca_file: Path  # its certificate's authority, PEM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionSettings:
     """When recordings go; 0 switches a limit off, and without one nothing is ever deleted."""
 
@@ -179,6 +187,7 @@ class Settings:
     broker: tuple[BrokerSettings, ...] = ()
     webhook: tuple[WebhookSettings, ...] = ()
     notify: tuple[NotifySettings, ...] = ()
+    timestamp: TimestampSettings | None = None
 
 
 def load(path: Path) -> Settings:
@@ -209,6 +218,8 @@ def public(settings: Settings) -> dict[str, Any]:
     """The settings as JSON, without what is secret (that stands in files) and without anybody's number."""
     told = typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(settings), default=str)))
     told["recording"]["do_not_record"] = len(settings.recording.do_not_record)
+    if told["timestamp"]:
+        told["timestamp"]["url"] = urlsplit(told["timestamp"]["url"]).hostname
     for webhook in told["webhook"]:
         webhook["url"] = urlsplit(webhook["url"]).hostname  # behind it may stand a token
         webhook["numbers"] = len(webhook["numbers"])
@@ -345,6 +356,8 @@ def _check(settings: Settings, name: str) -> None:
     for webhook in settings.webhook:
         if wrong := _wrong_webhook(webhook, settings):
             raise SettingsError(f"{name}: [[webhook]] {webhook.name}: {wrong}")
+    if settings.timestamp and (wrong := _wrong_url(settings.timestamp.url, plain=True)):
+        raise SettingsError(f"{name}: [timestamp] {wrong.replace('crm.example/hook', 'tsa.example/tsr')}")
     for notify in settings.notify:
         if wrong := _wrong_notify(notify):
             raise SettingsError(f"{name}: [[notify]] {notify.name}: {wrong}")
@@ -378,19 +391,26 @@ def _check(settings: Settings, name: str) -> None:
             raise SettingsError(f"{name}: [[broker]] {broker.name}: cert_file and key_file must be given together.")
 
 
-def _wrong_webhook(webhook: WebhookSettings, settings: Settings) -> str | None:
-    """What is wrong, without the url: a part of it may be a secret."""
+def _wrong_url(address: str, *, plain: bool = False) -> str | None:
+    """What is wrong, without the address: a part of it may be a secret. plain: http will do."""
     try:
-        url = urlsplit(webhook.url)
+        url = urlsplit(address)
         host, _ = url.hostname, url.port
     except ValueError:
         host = None
     if not host or url.scheme not in ("https", "http"):
         return "url must be an address like https://crm.example/hook."
-    if url.scheme == "http" and host not in _THIS_MACHINE:
+    if url.scheme == "http" and not plain and host not in _THIS_MACHINE:
         return "url: http is allowed for this machine itself only; use https."
     if url.username or url.password:
         return "url holds a user or password; put a token into token_file instead."
+    return None
+
+
+def _wrong_webhook(webhook: WebhookSettings, settings: Settings) -> str | None:
+    """What is wrong."""
+    if wrong := _wrong_url(webhook.url):
+        return wrong
     for each in webhook.events:
         if each not in EVENT_TYPES:
             near = difflib.get_close_matches(each, EVENT_TYPES, n=1, cutoff=0.5)

@@ -61,6 +61,16 @@ _ALARMS: Mapping[Kind, tuple[str, str]] = {
         "録音を封印する公開鍵が使えないため、封印せずに録音しています。設置業者に連絡してください。",
         "The public key that recordings are sealed to cannot be used: they are not sealed. Call the installer.",
     ),
+    "timestamp": (
+        "記録の日時の証明（タイムスタンプ）が3日以上取れていません。録音は続いています。設置業者に連絡してください。",
+        "For three days or more no timestamp has come that proves the records' time. Recording goes on. "
+        "Call the installer.",
+    ),
+    "copies": (
+        "通話の控えを3日以上保存できていません。控えの保存先（USBメモリー、ネットワーク）を確かめてください。録音は続いています。",
+        "For three days or more no call could be copied off the unit. Check the USB disk or the network that copies go "
+        "to. Recording goes on.",
+    ),
     "disk": (
         "空き容量が残り{free_mb}MBです。古い録音を保存してから削除してください。",
         "{free_mb} MB are free. Save old recordings elsewhere and remove them.",

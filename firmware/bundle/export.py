@@ -6,9 +6,11 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,8 +31,8 @@ _MOST_BYTES = (1 << 32) - (1 << 24)  # of a zip file that every program reads
 _README = """\
 Tsuroku の通話記録 / Calls recorded by a Tsuroku unit
 
-確かめ方: python3 verify.py この束.zip   （Python 3.11 以上と pip install cryptography soundfile）
-To check: python3 verify.py THIS.zip     (Python 3.11 and later, and pip install cryptography soundfile)
+確かめ方: python3 verify.py この束.zip   （Python 3.11 以上と pip install cryptography soundfile rfc3161-client）
+To check: python3 verify.py THIS.zip     (Python 3.11 and later, pip install cryptography soundfile rfc3161-client)
 
 束の中の verify.py は束を作った人が入れたものです。疑わしいときは、製品のものを別に手に入れてください。
 The verify.py in here was put here by whoever made the bundle: in doubt, get the product's own from elsewhere.
@@ -41,6 +43,7 @@ calls/ID/record.json  記録 / the record
 calls/ID/leaves.json  1秒ごとの値 / what proves each second
 calls/ID/chain.json   記録の連鎖と署名 / its place in the unit's chain, and the signature
 calls/ID/journal.jsonl 回線の信号（署名の対象外） / what the line did (not signed)
+timestamps/N.json      第三者による日時の証明 / what an authority says of the time
 """
 
 
@@ -100,6 +103,44 @@ def chains(store: Path, call_ids: Collection[str], progress: Progress = lambda p
     return found
 
 
+def way(store: Path, first: int, last: int) -> tuple[str, list[str]]:
+    """What leads from one line to another: the link before the first, and the hash of each body. Raises OSError."""
+    prev, hashes = "", []
+    known = segments(store)
+    for number, segment in enumerate(known):
+        limit = first_seq(known[number + 1 :])
+        if limit is not None and limit <= first:
+            continue
+        for line in lines(read_segment(segment)[1]):
+            if isinstance(line, Line) and (limit is None or line.seq < limit) and first <= line.seq <= last:
+                prev = prev or line.prev
+                hashes.append(line.body_hash)
+        if limit is not None and limit > last:
+            break
+    return prev, hashes
+
+
+def _add_timestamps(
+    bundle: _Bundle, store: Path, found: Mapping[str, Sequence[_Run]], stamps: Sequence[Mapping[str, Any]]
+) -> None:
+    """For each call the first timestamp behind it; those of one timestamp share the way there."""
+    ends: dict[int, list[int]] = {}
+    for runs in found.values():
+        own = [line["seq"] for run in runs for line in run.lines if line["body"] is not None]
+        behind = [stamp["seq"] for stamp in stamps if own and stamp["seq"] >= own[-1]]
+        if behind:
+            ends.setdefault(min(behind), []).append(own[-1])
+    for stamp in stamps:
+        if stamp["seq"] in ends:
+            first = min(ends.pop(stamp["seq"]))
+            prev, hashes = way(store, first, stamp["seq"])
+            proof = {"seq": stamp["seq"], "link": stamp["link"], "first": first, "prev": prev, "hashes": hashes}
+            bundle.add(
+                f"timestamps/{stamp['seq']}.json",
+                _json({**proof, "token": stamp["token"], "authorities": stamp["authorities"]}),
+            )
+
+
 def _calls_of(line: Line, wanted: set[bytes]) -> set[str]:
     """Those of the calls that a line holds, where it holds no other call's record or event."""
     if line.body is None or not wanted.intersection(_UUID.findall(line.body)):
@@ -138,24 +179,42 @@ def _record(runs: Sequence[_Run], call_id: str) -> dict[str, Any] | None:
     return record
 
 
-def journal_lines(journal: Path, call: Call) -> Iterator[str]:
-    """What the line did around a call: no other line's, and nobody else's caller ID. Raises OSError."""
-    first = call.opened_ns - _MARGIN_NS
-    last = (call.ended_ns or call.opened_ns) + _MARGIN_NS
+def journal_lines(journal: Path, calls: Sequence[Call]) -> dict[str, list[str]]:
+    """By call: what its line did around it: no other line's, and nobody else's caller ID. Reads the journal once.
+
+    Raises OSError.
+    """
+    found: dict[str, list[str]] = {call.call_id: [] for call in calls}
+    by_line: dict[tuple[str, int], list[tuple[int, Call]]] = {}  # with the latest end up to there
+    for call in sorted(calls, key=lambda call: call.opened_ns):
+        known = by_line.setdefault((call.boot_id, call.line), [])
+        known.append((max(_end(call), known[-1][0] if known else 0), call))
     for path in sorted(journal.glob("*.jsonl")):
-        ours = False
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(text)
-            except ValueError:
-                continue  # torn
-            if "boot_id" in text[:65536] and "lines" in entry:
-                ours = call.boot_id in text
-            if not ours or not isinstance(at := entry.get("at_ns"), int) or not first <= at <= last:
-                continue
-            inside = call.opened_ns <= at <= (call.ended_ns or at)
-            if entry.get("line", call.line) == call.line and (inside or entry.get("in") in _ELECTRICAL):
-                yield text
+        boot_id = ""
+        with path.open(encoding="utf-8") as file:
+            for text in file:
+                try:
+                    entry = json.loads(text)
+                except ValueError:
+                    continue  # torn
+                if "lines" in entry:
+                    boot_id = entry["lines"][0]["boot_id"]
+                if not isinstance(at := entry.get("at_ns"), int):
+                    continue
+                for (boot, line), known in by_line.items():
+                    if boot != boot_id or entry.get("line", line) != line:
+                        continue
+                    for _, call in known[bisect_left(known, at - _MARGIN_NS, key=itemgetter(0)) :]:
+                        if call.opened_ns - _MARGIN_NS > at:
+                            break
+                        inside = call.opened_ns <= at <= (call.ended_ns or at)
+                        if inside or (at <= _end(call) + _MARGIN_NS and entry.get("in") in _ELECTRICAL):
+                            found[call.call_id].append(text.rstrip("\n"))
+    return found
+
+
+def _end(call: Call) -> int:
+    return call.ended_ns or call.opened_ns
 
 
 _ELECTRICAL = ("LoopEdge", "RingEdge", "LinePresentEdge", "PolarityEdge")
@@ -207,6 +266,7 @@ def export(
     calls: Sequence[Call],
     public_key: str,
     store_id: str,
+    stamps: Sequence[Mapping[str, Any]],
     wanted: Wanted,
     sound_of: Callable[[Path], Any],
     report: Callable[[Call, Mapping[str, Any] | None, Path | None, Wanted], bytes],
@@ -214,12 +274,14 @@ def export(
     version: str,
     progress: Progress = lambda part: None,
 ) -> None:
-    """Write a bundle to out, which must not exist. sound_of: context manager that gives a recording as a plain file.
+    """Write a bundle to out, which must not exist. stamps: the store's timestamps.
 
+    sound_of: context manager that gives a recording as a plain file.
     report: makes the page of a call, of the record, and of the sound as it goes along. work: an empty folder for what
     is on the way. Raises ExportError, OSError.
     """
     found = chains(store, [call.call_id for call in calls], lambda part: progress(0.3 * part))
+    journal = journal_lines(data / "journal", calls)
     try:
         bundle = _Bundle(out)
     except FileExistsError as error:
@@ -227,9 +289,11 @@ def export(
     try:
         bundle.add("README.txt", _README.encode())
         bundle.add("verify.py", Path(verify.__file__).read_bytes())
+        _add_timestamps(bundle, store, found, stamps)
         listed = []
         for number, call in enumerate(calls):
-            listed.append(_add_call(bundle, data, call, found[call.call_id], wanted, sound_of, report, work))
+            evidence = found[call.call_id], journal[call.call_id]
+            listed.append(_add_call(bundle, data, call, *evidence, wanted, sound_of, report, work))
             if out.stat().st_size > _MOST_BYTES:
                 raise ExportError("the bundle would be larger than 4 GB; give fewer calls.")
             progress(0.3 + 0.7 * (number + 1) / len(calls))
@@ -256,6 +320,7 @@ def _add_call(
     data: Path,
     call: Call,
     runs: Sequence[_Run],
+    journal: Sequence[str],
     wanted: Wanted,
     sound_of: Callable[[Path], Any],
     report: Callable[[Call, Mapping[str, Any] | None, Path | None, Wanted], bytes],
@@ -267,8 +332,7 @@ def _add_call(
     chain = [{"lines": run.lines, "checkpoint": run.checkpoint} for run in runs]
     bundle.add(f"{at}/chain.json", _json({"runs": chain}))
     bundle.add(f"{at}/record.json", _json(record))
-    journal = "".join(f"{line}\n" for line in journal_lines(data / "journal", call))
-    bundle.add(f"{at}/journal.jsonl", journal.encode())
+    bundle.add(f"{at}/journal.jsonl", "".join(f"{line}\n" for line in journal).encode())
     sound: dict[str, Any] | None = None
     path = data / call.recording.path if call.recording else None
     if path is None or not path.exists():

@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 """Check a bundle of calls that a Tsuroku unit has exported: what in it can be proved, and what cannot.
 
-    python3 verify.py BUNDLE.zip [--key HEX] [--checkpoint FILE] [--json]
+    python3 verify.py BUNDLE.zip [--key HEX] [--checkpoint FILE] [--authority PEM] [--json]
 
 One file of its own. It needs Python 3.11 and the package cryptography; the sound itself is checked with the package
-soundfile or the program flac, where either is there. Exit code 0: all holds; 1: something does not; 2: this is no
-bundle that can be read.
+soundfile or the program flac, timestamps with the package rfc3161-client, where these are there.
+Exit code 0: all holds; 1: something does not; 2: this is no bundle that can be read.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import hashlib
 import hmac
@@ -33,7 +34,10 @@ DATE = (1980, 1, 1, 0, 0, 0)  # of every member: what a bundle says of time stan
 _MOST_MEMBERS = 100_000
 _MOST_JSON = 64 << 20
 _MOST_RATE_HZ = 655_350  # of FLAC
-_NAME = re.compile(r"(?:manifest\.json|README\.txt|verify\.py|calls/[0-9a-f-]{36}/[a-z]+(?:\.[a-z0-9]+){1,3})")
+_NAME = re.compile(
+    r"(?:manifest\.json|README\.txt|verify\.py|calls/[0-9a-f-]{36}/[a-z]+(?:\.[a-z0-9]+){1,3}"
+    r"|timestamps/[0-9]{1,12}\.json)"
+)
 _LOCAL = struct.Struct("<4s5H3L2H")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _END = struct.Struct("<4s4H2LH")
@@ -42,10 +46,11 @@ _MISSHAPEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, Overf
 CANNOT = (
     "What this cannot show: that a call was recorded at all, or whole; which calls somebody has left out of the "
     "bundle; that the owner of the unit's key has not written everything anew. Against that only checkpoints help that "
-    "somebody else has kept (--checkpoint), and the unit's key known from elsewhere (--key).",
+    "somebody else has kept (--checkpoint), timestamps of an authority that is known from elsewhere (--authority), and "
+    "the unit's key known from elsewhere (--key).",
     "この検査で分からないこと：通話がすべて録音されたか、束に入れなかった通話がないか、装置の鍵の持ち主が全体を"
-    "作り直していないか。作り直しを確かめるには、他の人が控えたチェックポイント（--checkpoint）と、"
-    "別の経路で知った装置の鍵（--key）が要ります。",
+    "作り直していないか。作り直しを確かめるには、他の人が控えたチェックポイント（--checkpoint）、別の経路で知った認証局の"
+    "タイムスタンプ（--authority）、別の経路で知った装置の鍵（--key）が要ります。",
 )
 
 
@@ -80,14 +85,34 @@ class Verdict:
         self.findings.append(Finding("unknown", where, en, ja))
 
 
+@dataclass(slots=True)
+class _Stamp:
+    """Of an authority: when the line was there at the latest that the links lead to."""
+
+    name: str
+    at: str
+    links: dict[int, str]
+
+
+@dataclass(slots=True)
+class _Outside:
+    """What others than the unit have said of its chain."""
+
+    checkpoints: list[tuple[int, str]]
+    reached: set[int] = field(default_factory=set)  # lines of them that are in this bundle
+    stamped: bool = False  # there are timestamps
+    stamps: list[_Stamp] = field(default_factory=list)  # those that hold
+
+
 def verify(
     path: Path,
     key: str | None = None,
     checkpoints: list[tuple[int, str]] | None = None,
+    authorities: bytes | None = None,
     progress: Callable[[float], None] = lambda part: None,
 ) -> Verdict:
-    """key: the unit's public key as hexadecimal, checkpoints: (seq, link) as the unit has published them, both known
-    from elsewhere. Raises Unusable, OSError.
+    """key: the unit's public key as hexadecimal, checkpoints: (seq, link) as the unit has published them, authorities:
+    certificates of timestamps as PEM, all known from elsewhere. Raises Unusable, OSError.
     """
     verdict = Verdict()
     with path.open("rb") as file:
@@ -115,16 +140,19 @@ def verify(
             for name in sorted(sums):
                 if name.startswith("calls/") and name.split("/")[1] not in named:
                     verdict.wrong(name, "it belongs to no call that the manifest names.", "一覧にない通話のものです。")
-            reached: set[int] = set()
+            outside = _Outside(checkpoints or [])
+            for name in sorted(sums):
+                if name.startswith("timestamps/"):
+                    _timestamp(verdict, bundle, name, authorities, outside)
             for number, call in enumerate(calls):
                 try:
-                    _call(verdict, bundle, call, sums, checkpoints or [], reached)
+                    _call(verdict, bundle, call, sums, outside)
                 except _MISSHAPEN:
                     where = f"calls/{call['call_id']}/record.json"
                     verdict.wrong(where, "it is not as a unit writes it.", "装置が書いた形ではありません。")
                 progress(0.5 + 0.5 * (number + 1) / len(calls))
-            for seq, _ in checkpoints or []:
-                if seq not in reached:
+            for seq, _ in outside.checkpoints:
+                if seq not in outside.reached:
                     verdict.unknown(
                         "checkpoint",
                         f"line {seq} is not in this bundle, so the checkpoint of it says nothing of these calls.",
@@ -287,11 +315,11 @@ def _chain(
     verdict: Verdict,
     bundle: zipfile.ZipFile,
     call_id: str,
-    checkpoints: list[tuple[int, str]],
-    reached: set[int],
+    outside: _Outside,
 ) -> dict[str, Any] | None:
     """Follow the lines of a call to the signatures behind them. Returns the record that the last one holds."""
     name, record, before, unsigned = f"calls/{call_id}/chain.json", None, -1, False
+    own = -1, ""
     try:
         runs = _json(bundle, name)["runs"]
         for run in runs:
@@ -308,9 +336,9 @@ def _chain(
                 digest = str(line["hash"]) if body is None else hashlib.sha256(body.encode()).hexdigest()
                 link = seq, link_of(seq, prev, digest)
                 before = seq
-                for wanted_seq, wanted in checkpoints:
+                for wanted_seq, wanted in outside.checkpoints:
                     if wanted_seq == seq:
-                        reached.add(seq)
+                        outside.reached.add(seq)
                         if wanted != link[1]:
                             verdict.wrong(
                                 name,
@@ -324,6 +352,7 @@ def _chain(
                                 f"{seq} 行目はチェックポイントと同じです。",
                             )
                 if body is not None:
+                    own = link
                     for document in _documents(body, call_id):
                         record = document
             signed = run["checkpoint"]
@@ -347,6 +376,8 @@ def _chain(
     if record is None:
         verdict.wrong(name, "no line of it holds the call.", "この通話の行がありません。")
         return None
+    if outside.stamped:
+        _stamped(verdict, name, own, outside)
     if unsigned:
         return record
     verdict.good(
@@ -357,6 +388,96 @@ def _chain(
     return record
 
 
+def _timestamp(
+    verdict: Verdict, bundle: zipfile.ZipFile, name: str, authorities: bytes | None, outside: _Outside
+) -> None:
+    """Follow the lines to the one whose link an authority has stamped (RFC 3161), and check what it signed."""
+    outside.stamped = True
+    try:
+        said = _json(bundle, name)
+        seq, prev, links = int(said["first"]), str(said["prev"]), {}
+        for digest in said["hashes"]:
+            links[seq] = prev = link_of(seq, prev, str(digest))
+            seq += 1
+        if links.get(int(said["seq"])) != said["link"] or seq - 1 != int(said["seq"]):
+            verdict.wrong(
+                name,
+                "its lines do not lead to what was stamped.",
+                "証明された行につながりません。",
+            )
+            return
+        token, own = base64.b64decode(said["token"], validate=True), str(said["authorities"]).encode("ascii")
+    except (*_MISSHAPEN, Unusable):
+        verdict.wrong(name, "it is not as a unit writes it.", "装置が書いた形ではありません。")
+        return
+    try:
+        at, signer = _token(token, str(said["link"]), authorities or own)
+    except ImportError:
+        verdict.unknown(
+            name,
+            "it was not checked: install the package rfc3161-client.",
+            "検査していません。rfc3161-client を入れてください。",
+        )
+        return
+    except Exception as error:  # noqa: BLE001 - of whatever its reader stumbles over, the token is at fault
+        verdict.wrong(
+            name,
+            f"the authority has not signed this ({type(error).__name__}: {str(error)[:100]}).",
+            "認証局が署名したものではありません。",
+        )
+        return
+    if authorities is None:
+        verdict.unknown(
+            name,
+            f"{signer} says {at}; whether it is an authority, the bundle alone cannot show (--authority).",
+            f"{signer} による日時は {at} です。信頼できる認証局かは、--authority で確かめてください。",
+        )
+    else:
+        verdict.good(
+            name,
+            f"{signer} has stamped line {said['seq']} at {at}.",
+            f"{signer} が {at} に {said['seq']} 行目までを証明しています。",
+        )
+    outside.stamps.append(_Stamp(signer, at, links))
+
+
+def _token(der: bytes, link: str, authorities: bytes) -> tuple[str, str]:
+    """The time, UTC, and who tells it. Raises ImportError, and whatever else for a token that does not hold."""
+    from cryptography.x509 import load_der_x509_certificate, load_pem_x509_certificates
+    from rfc3161_client import VerifierBuilder, decode_timestamp_response
+
+    answer = decode_timestamp_response(der)
+    builder = VerifierBuilder()
+    for root in load_pem_x509_certificates(authorities):
+        builder = builder.add_root_certificate(root)
+    builder.build().verify_message(answer, link.encode())
+    (signer,) = answer.signed_data.signer_infos
+    known = map(load_der_x509_certificate, answer.signed_data.certificates)
+    name = next((each.subject.rfc4514_string() for each in known if each.serial_number == signer.serial_number), "?")
+    return answer.tst_info.gen_time.isoformat(timespec="seconds"), name
+
+
+def _stamped(verdict: Verdict, name: str, own: tuple[int, str], outside: _Outside) -> None:
+    """The call's last line, held against what was stamped."""
+    seq, link = own
+    for stamp in outside.stamps:
+        if seq in stamp.links:
+            if stamp.links[seq] == link:
+                verdict.good(
+                    name,
+                    f"line {seq}, the call's last, was there at {stamp.at} at the latest ({stamp.name}).",
+                    f"この通話の最後の行（{seq} 行目）は {stamp.at} までに書かれていました（{stamp.name}）。",
+                )
+            else:
+                verdict.wrong(
+                    name,
+                    f"line {seq} is not the one that was stamped: the chain was written anew.",
+                    f"{seq} 行目が証明されたものと違います。記録が作り直されています。",
+                )
+            return
+    verdict.unknown(name, "no timestamp is behind it yet.", "日時の証明はまだありません。")
+
+
 # -- a call
 
 
@@ -365,11 +486,10 @@ def _call(
     bundle: zipfile.ZipFile,
     call: dict[str, Any],
     sums: dict[str, str],
-    checkpoints: list[tuple[int, str]],
-    reached: set[int],
+    outside: _Outside,
 ) -> None:
     call_id = call["call_id"]
-    record = _chain(verdict, bundle, call_id, checkpoints, reached)
+    record = _chain(verdict, bundle, call_id, outside)
     if record is None:
         return
     name = f"calls/{call_id}/record.json"
@@ -605,6 +725,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--key", help="the unit's public key, known from elsewhere")
     parser.add_argument("--checkpoint", type=Path, help="checkpoints of the unit that somebody has kept")
+    parser.add_argument("--authority", type=Path, help="certificates of those who stamp the time, PEM")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
@@ -614,7 +735,8 @@ def main(arguments: list[str] | None = None) -> int:
         if args.key and not re.fullmatch("[0-9a-f]{64}", args.key.lower()):
             raise Unusable("--key has 64 hexadecimal digits")
         checkpoints = read_checkpoints(args.checkpoint.read_text(encoding="utf-8")) if args.checkpoint else []
-        verdict = verify(args.bundle, args.key and args.key.lower(), checkpoints)
+        authorities = args.authority.read_bytes() if args.authority else None
+        verdict = verify(args.bundle, args.key and args.key.lower(), checkpoints, authorities)
     except Unusable as error:
         print(f"{args.bundle}: {error}.", file=sys.stderr)
         return 2

@@ -55,7 +55,7 @@ def export(args: argparse.Namespace) -> int:
     with in_words(data):
         ask_store(data, {"do": "sign", "who": getpass.getuser()})  # or the newest lines would have no signature
     with reader_of(data) as reader:
-        meta = reader.storage.doc("meta", 1) or {}
+        meta, stamps = reader.storage.doc("meta", 1) or {}, reader.timestamps()
     if not meta.get("public_key"):
         raise InputError(f"{data / KEY_FILE}: the store is not signed; a bundle of it would prove nothing.")
 
@@ -94,6 +94,7 @@ def export(args: argparse.Namespace) -> int:
                 calls,
                 meta["public_key"],
                 meta["store_id"],
+                stamps,
                 wanted,
                 sound_of,
                 report,
@@ -119,8 +120,9 @@ def verify(args: argparse.Namespace) -> int:
         if args.key and not re.fullmatch("[0-9a-fA-F]{64}", args.key):
             raise InputError(f"--key {args.key!r} is no public key; give its 64 hexadecimal digits, as in `info`.")
         kept = checker.read_checkpoints(args.checkpoint.read_text(encoding="utf-8")) if args.checkpoint else []
+        authorities = args.authority.read_bytes() if args.authority else None
         with bar("Checking the bundle") as progress:
-            verdict = checker.verify(args.bundle, args.key and args.key.lower(), kept, progress)
+            verdict = checker.verify(args.bundle, args.key and args.key.lower(), kept, authorities, progress)
     except checker.Unusable as error:
         raise InputError(f"{args.bundle}: {error}.") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import os
@@ -31,7 +32,7 @@ from firmware.cli.show import terminal
 from firmware.cli.unit import settings_of
 from firmware.core.alarms import Alarm
 from firmware.records.store import CallReader, StoreError, unit_runs
-from firmware.settings import Settings, public
+from firmware.settings import Settings, TimestampSettings, public
 from firmware.support import write
 from hw.board import Board
 
@@ -113,6 +114,8 @@ def _examine(settings: Settings, board: Board) -> Iterator[Finding]:
             yield _answers(f"webhook/{webhook.name}", url.hostname or "", port, tls, webhook.ca_file)
         names = [f"notify/{notify.name}" for notify in settings.notify]  # to try one is to send a message
         yield from (finding for finding in _heard(settings.unit.data_dir / HEALTH_FILE) if finding.what in names)
+    if settings.timestamp:
+        yield _timestamp(settings.timestamp)
     if not settings.broker and not settings.webhook:
         yield Finding("broker", "unknown", "no [[broker]] is set: events stay on the unit until one is.")
 
@@ -138,6 +141,17 @@ def _files(settings: Settings) -> Iterator[Finding]:
                     why = "cannot be read by this user" if path.exists() else "is not there"
                     says = f"{key} {path} {why}; put it there and let the user tsuroku read it."
                     yield Finding(f"{kind}/{section.name}", "wrong", says)
+
+
+def _timestamp(settings: TimestampSettings) -> Finding:
+    """Has it stamp something, as the unit does each day."""
+    from firmware.delivery.timestamp import NoTimestamp, ask
+
+    try:
+        _, at = ask(settings, hashlib.sha256(b"tsuroku doctor").hexdigest())
+    except NoTimestamp as wrong:
+        return Finding("timestamp", "wrong", str(wrong))
+    return Finding("timestamp", "good", f"{settings.url} stamps; its time is {at}.")
 
 
 def _alarms(data: Path) -> Iterator[Finding]:

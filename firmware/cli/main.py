@@ -152,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     checking.add_argument("bundle", type=Path, metavar="BUNDLE.zip")
     checking.add_argument("--key", metavar="HEX", help="the unit's public key, known from elsewhere (`info`)")
     checking.add_argument("--checkpoint", type=Path, metavar="FILE", help="what somebody has kept of `state/recorder`")
+    checking.add_argument("--authority", type=Path, metavar="PEM", help="certificates of those who stamp the time")
     checking.add_argument("--json", action="store_true", help="one JSON object")
 
     keys = command("keys", "Make the owner's keys, that recordings are sealed to.", "keys:make")

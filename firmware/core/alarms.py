@@ -29,6 +29,8 @@ Kind = Literal[
     "device",
     "store",
     "unsealed",
+    "timestamp",
+    "copies",
     "disk",
     "disk_soon",
     "clock",
@@ -76,7 +78,7 @@ class Vitals:
     temperature_c: float | None
     under_voltage: bool | None
     clock: Literal["unsynced", "rtc", "ntp"]
-    faults: Mapping[str, str]  # by device and line, as codec/1, or store/1: what is wrong
+    faults: Mapping[str, str]  # by device and line, as codec/1, or store/1, copies/1: what is wrong
     outboxes: Mapping[str, Mapping[str, int]]  # by sink: see CallStore.waiting()
     disk_days: int | None = None  # until it is full
 
@@ -270,6 +272,10 @@ class Watch:
                 yield "store", "store", None, {"reason": says}
             elif device == "seal":
                 yield "unsealed", "unsealed", None, {"reason": says}
+            elif device == "timestamp":
+                yield "timestamp", "timestamp", None, {"reason": says}
+            elif device == "copies":
+                yield "copies", "copies", None, {"reason": says}
             else:
                 line = int(number) if number.isdecimal() else None
                 yield name, "device", line, {"device": device, "reason": says}

@@ -1,9 +1,9 @@
 """The record of all calls and of the events that tell of them: the only owner of its folder.
 
 Tables: `calls` by order of filing; `events.STREAM` by sequence; `cursors`, how far each sink has got; `meta`, `boots`,
-`anchors` (what the clock turned out to be), `checkpoint` (the last signature), `holds`, `tombstones`; `contacts` and
-`forgotten`, what is left of those that were removed; `acks`, how far each consumer has confirmed; `unit`, what else it
-must know after a restart, each by its name.
+`anchors` (what the clock turned out to be), `checkpoint` (the last signature), `timestamps` (an authority's), `holds`,
+`tombstones`; `contacts` and `forgotten`, what is left of those that were removed; `acks`, how far each consumer has
+confirmed; `unit`, what else it must know after a restart, each by its name.
 A change of a call, its events and whatever else belongs to it are one line of the log, and one sync.
 """
 
@@ -173,6 +173,10 @@ class CallReader:
 
     def is_held(self, call_id: str) -> bool:
         return any(doc["call_id"] == call_id for doc in View(self.storage, "holds").values())
+
+    def timestamps(self) -> list[dict[str, Any]]:
+        """Those of an authority, in the order of the lines that they are of."""
+        return list(View(self.storage, "timestamps").values())
 
     def tombstones(self) -> list[dict[str, Any]]:
         """What is left of the calls that were removed: which, why, by whom, when, and whether the log is free of it."""
@@ -546,6 +550,12 @@ class CallStore(CallReader):
         at = self.read_clock()
         held = {"call_id": call_id, "reason": reason, "who": who, "at": at.iso(at.mono_ns)}
         self._tell([Put("holds", doc_id, held)], told, {}, sign=True)
+
+    def keep_timestamp(self, stamp: Mapping[str, Any]) -> None:
+        """What an authority said of the chain's link behind line `seq` (delivery.timestamp)."""
+        docs = self.storage.tables.get("timestamps")
+        number = (docs.last_id if docs else 0) + 1
+        self._tell([Put("timestamps", number, dict(stamp))], (), {"timestamp": {"wall_ns": self.read_clock().wall_ns}})
 
     def release(self, call_id: str, told: Sequence[Event] = ()) -> None:
         """Raises KeyError for a call that is not held."""

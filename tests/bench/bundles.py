@@ -83,13 +83,13 @@ def bench(work: Path, quick: bool, progress: Progress) -> Table:
 # -- containers
 
 _SYNC_S = 5
-_CUTS = 300
+_CUTS = 100
 _RATE = 8000
 
 
 def containers(work: Path, quick: bool, progress: Progress) -> Table:
     """What of a recording's file is read when it ends anywhere before it was closed, and what it costs."""
-    seconds, cuts = (30, 20) if quick else (600, _CUTS)
+    seconds, cuts = (30, 20) if quick else (120, _CUTS)
     pcm = _speech(work, seconds)
     key = X25519PrivateKey.generate()
     rows = []
