@@ -78,7 +78,8 @@ from firmware.vitals import disk_free_mb, serial_number
 from hw.board import Board
 
 if TYPE_CHECKING:
-    from firmware.delivery.timestamp import Timestamper
+    from firmware.imports import Inbox
+    from firmware.timestamp import Timestamper
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,8 @@ class Unit:
         reads = JournalledReads(self.journal, new_call_id, self.store.read_clock)
         lines = {config.number: Line(config, reads) for config in configs}
         self.engine = Engine(lines, self.journal, self._execute, self._observe, now, self._settled)
-        owner, not_sealed = _owner(settings.recording.seal_to)
+        owner, not_sealed = owner_of(settings.recording.seal_to)
+        self.inbox = self._inbox(owner) if live else None
         self.recorders: dict[int, Recorder] = {number: self._recorder(settings, owner) for number in lines}
         self.lanes = {n: RecorderThread(recorder) for n, recorder in self.recorders.items()} if live else {}
         self.publishers = {broker.name: self._publisher(broker) for broker in settings.broker} if live else {}
@@ -220,9 +222,17 @@ class Unit:
     def _timestamper(self) -> Timestamper | None:
         if self.settings.timestamp is None:
             return None
-        from firmware.delivery.timestamp import Timestamper  # noqa: PLC0415 - it loads requests
+        from firmware.timestamp import Timestamper  # noqa: PLC0415 - it loads requests
 
         return Timestamper(self.settings.timestamp, self.store, partial(self._note, "timestamp/1"))
+
+    def _inbox(self, owner: X25519PublicKey | None) -> Inbox | None:
+        if self.settings.imports is None:
+            return None
+        from firmware.imports import Inbox  # noqa: PLC0415 - few units have one
+
+        folder, data = self.settings.imports.folder, self.settings.unit.data_dir
+        return Inbox(folder, data, self.store, self.settings.line[0].country, owner)
 
     def _local_time(self) -> datetime:
         """An unset clock is never before what the store has seen: a month's count must not begin anew by it."""
@@ -449,6 +459,8 @@ class Unit:
             sending = any(publisher.busy for publisher in self.publishers.values())
             if not self.engine.busy and not self._unsaved and not sending:
                 self.store.upkeep()
+                if self.inbox and self.inbox.tick():
+                    self._pump()
         except StoreError as error:
             log.debug("event=flush_failed reason=%s", error)
         if self.store.wrong and self._health.get("store/1") != self.store.wrong:
@@ -542,7 +554,8 @@ class Unit:
             self._shown.setdefault(number, ShowLine(line=number, state=State.IDLE, since_ns=self._now(), call_id=None))
             self._show_line(number)
         self.show("state/health", self.management.health())
-        last = next((call for call in itertools.islice(self.store.newest(), 10) if call["outcome"]), None)
+        ended = (call for call in itertools.islice(self.store.newest(), 100) if call["outcome"] and call["line"])
+        last = next(ended, None)
         if last:
             self.show("state/last_call", _summary(Call.from_dict(last)))
         self._show_discovery()
@@ -657,7 +670,7 @@ def _summary(call: Call) -> dict[str, Any]:
     }
 
 
-def _owner(path: Path | None) -> tuple[X25519PublicKey | None, str | None]:
+def owner_of(path: Path | None) -> tuple[X25519PublicKey | None, str | None]:
     """Whom recordings are sealed to, or why they are not: a key that is of no use stops no recording."""
     if path is None:
         return None, None

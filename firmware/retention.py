@@ -74,8 +74,10 @@ class Retention:
         return days_left(disk_free_mb(self._data), self._sizes.mb_a_day, reserve_mb=50)
 
     def _candidate(self, doc: dict[str, Any], undelivered: str | None) -> Candidate:
-        ended = doc["ended"] or doc["opened"]
-        told = doc["clock"]["state"] != "unsynced"
+        # One that was imported is as old as it has been here: whoever brings old calls wants to keep them.
+        imported = doc.get("imported")
+        ended = imported["at"] if imported else doc["ended"] or doc["opened"]
+        told = imported or doc["clock"]["state"] != "unsynced"
         return Candidate(
             call_id=doc["call_id"],
             ended_s=datetime.fromisoformat(ended).timestamp() if told else None,

@@ -147,6 +147,13 @@ class TimestampSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImportsSettings:
+    """A folder whose files, recordings that something else has made, are taken in as calls."""
+
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionSettings:
     """When recordings go; 0 switches a limit off, and without one nothing is ever deleted."""
 
@@ -188,6 +195,7 @@ class Settings:
     webhook: tuple[WebhookSettings, ...] = ()
     notify: tuple[NotifySettings, ...] = ()
     timestamp: TimestampSettings | None = None
+    imports: ImportsSettings | None = None
 
 
 def load(path: Path) -> Settings:
@@ -358,6 +366,8 @@ def _check(settings: Settings, name: str) -> None:
             raise SettingsError(f"{name}: [[webhook]] {webhook.name}: {wrong}")
     if settings.timestamp and (wrong := _wrong_url(settings.timestamp.url, plain=True)):
         raise SettingsError(f"{name}: [timestamp] {wrong.replace('crm.example/hook', 'tsa.example/tsr')}")
+    if settings.imports and settings.imports.folder.is_relative_to(settings.unit.data_dir):
+        raise SettingsError(f"{name}: [imports] folder lies in data_dir, whose files are the unit's; give another.")
     for notify in settings.notify:
         if wrong := _wrong_notify(notify):
             raise SettingsError(f"{name}: [[notify]] {notify.name}: {wrong}")

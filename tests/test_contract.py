@@ -184,9 +184,8 @@ def test_a_field_taken_out_of_a_schema_is_a_loss(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("tests.contract.file", lambda name: recording if name == "schemas.json" else file(name))
     messages.cache_clear()
     try:
-        told = [
-            f"event/call {name}: data.recording.sha256 is gone." for name in ("recording.ready", "recording.deleted")
-        ]
+        of_it = ("call.imported", "recording.ready", "recording.deleted")
+        told = [f"event/call {name}: data.recording.sha256 is gone." for name in of_it]
         assert losses(before, promised()) == told
     finally:
         messages.cache_clear()

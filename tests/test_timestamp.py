@@ -20,11 +20,11 @@ from firmware.bundle.verify import Verdict, link_of, verify
 from firmware.cli import doctor
 from firmware.cli.main import main
 from firmware.core.call import ClockRead
-from firmware.delivery.timestamp import NoTimestamp, Timestamper, ask
 from firmware.records.evidence import Signer
 from firmware.records.store import CallReader, CallStore
 from firmware.settings import SettingsError, TimestampSettings, parse
 from firmware.simulate import results, stepped
+from firmware.timestamp import NoTimestamp, Timestamper, ask
 from tests.proof.bundles import members, names, rebuilt
 from tests.receiver import Receiver, receiving
 from tests.test_settings import GOOD

@@ -9,17 +9,20 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from drivers.virtual import scenario as story
 from drivers.virtual.broker import VirtualBroker
+from firmware.imports import prepare
 from firmware.local_api import ask as ask_unit
 from firmware.settings import RetentionSettings, WatchSettings, public_hash
 from firmware.simulate import results, stepped, virtual_settings
@@ -141,6 +144,11 @@ def told(work: Path) -> list[str]:
             unit.do(unit.unit.management.tick)
             listener.until(lambda line: "alarm.cleared" in line)
             unit.do(lambda: unit.unit.retention.tick())
+            given = work / "Call recording 0300005678_261120_093000.flac"
+            shutil.copy(work / "data" / calls[1]["recording"]["path"], given)
+            taken = prepare(given, work / "data", "jp", None, datetime.now(UTC))
+            ask_unit(work / "data", {"do": "import", "call": taken.to_dict(), "who": "owner"})
+            listener.until(lambda line: "call.imported" in line)
             erase = {"do": "erase", "call_ids": [calls[2]["call_id"]], "reason": "asked for", "who": "owner"}
             ask_unit(work / "data", erase)
             listener.until(lambda line: "recording.deleted" in line)

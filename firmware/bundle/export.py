@@ -342,20 +342,24 @@ def _add_call(
         return {"call_id": call.call_id, "sound": None}
     with sound_of(path) as plain:
         if plain is None:  # sealed, and nobody gave the key
-            sound = {"kind": "sealed", "file": "sound.flac.sealed"}
-            bundle.add_file(f"{at}/sound.flac.sealed", path)
+            sound = {"kind": "sealed", "file": f"sound{''.join(path.suffixes[-2:])}"}
+            bundle.add_file(f"{at}/{sound['file']}", path)
             bundle.add(f"{at}/report.pdf", report(call, record, None, wanted))
             return {"call_id": call.call_id, "sound": sound}
         heard = plain
-        if wanted.clip or wanted.silence or plain != path:
+        if call.imported:
+            if wanted.clip or wanted.silence:
+                raise ExportError(f"call {call.call_id} was imported: no part of it could be proved.")
+            sound = {"kind": "imported", "file": f"sound{plain.suffix}"}
+            bundle.add_file(f"{at}/{sound['file']}", plain)
+        elif wanted.clip or wanted.silence or plain != path:
             heard = work / "sound.flac"
             sound = _part(bundle, at, call, plain, heard, wanted)
             bundle.add_file(f"{at}/{sound['file']}", heard)
         else:
             suffix = "".join(path.suffixes[-1:])
-            kind = "original" if suffix == ".flac" else "imported"
-            sound = {"kind": kind, "file": f"sound{suffix}"}
-            seed = seed_in(path) if kind == "original" else None
+            sound = {"kind": "original", "file": f"sound{suffix}"}
+            seed = seed_in(path)
             if seed and call.recording:
                 leaves = _leaves(path, call.recording.rate_hz, call.recording.frames, seed)
                 bundle.add(f"{at}/leaves.json", _json({"leaves": leaves}))

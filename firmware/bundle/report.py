@@ -31,6 +31,7 @@ _OUTCOMES = {
     "joined_late": ("途中から", "joined when it was under way"),
     "too_short": ("短い通話", "too short"),
     "interrupted": ("中断（装置の停止）", "interrupted: the unit stopped"),
+    "imported": ("取り込んだ録音", "imported recording"),
 }
 _CLOCKS = {
     "ntp": ("時刻サーバーに同期", "set by a time server"),
@@ -137,7 +138,7 @@ def _rows(call: Call) -> list[tuple[str, str, str]]:
     return [
         ("相手", "Other side", _who(call)),
         ("種類", "Kind", _both(_OUTCOMES.get(call.outcome or "", ("進行中", "going on")))),
-        ("回線", "Line", f"{call.line}"),
+        ("回線", "Line", f"{call.line}" if call.line else "－"),
         ("始まり", "Began", _time(call, call.opened_ns)),
         ("応答", "Answered", _time(call, call.answered_ns)),
         ("終わり", "Ended", _time(call, call.ended_ns)),
@@ -159,6 +160,9 @@ def _recording(call: Call, parts: str | None) -> str:
             told.append(f"{each.at_s:.2f}–{each.at_s + each.duration_s:.2f} s: {ja} / {en}")
         if len(stretches) > 6:
             told.append(f"+{len(stretches) - 6} {ja} / {en}")
+    if (taken := call.imported) is not None:
+        by = {"name": "ファイル名 / its name", "tags": "タグ / its tags", "file": "ファイルの日付 / its date"}
+        told.append(f"{taken.file}\n{taken.at} に取り込み / imported; 日時の根拠 / time from: {by[taken.time_from]}")
     if recording.cut_short:
         told.append(f"途中まで / cut short: {recording.cut_short}")
     if parts:
@@ -212,7 +216,9 @@ def peaks_of(sound: Path, columns: int) -> tuple[list[int], float]:
 def _hashes(pdf: FPDF, call: Call, record: Mapping[str, Any] | None) -> None:
     recording = call.recording
     told = []
-    if recording:
+    if call.imported:
+        told.append(f"SHA-256\n{call.imported.sha256}")
+    elif recording:
         told.append(f"SHA-256\n{recording.sha256}")
         if recording.root:
             told.append(f"秒ごとの木の根 / root of the seconds\n{recording.root}")

@@ -519,7 +519,17 @@ def _call(
             where, "the record knows of no such recording, or it is missing.", "録音がないか、記録と合いません。"
         )
         return
-    if sound["kind"] in ("original", "sealed", "imported"):
+    if sound["kind"] == "imported":
+        taken = record["imported"]
+        if sums[where] != taken["sha256"]:
+            verdict.wrong(where, "it is not the file that was imported.", "取り込まれたファイルと違います。")
+        else:
+            verdict.good(
+                where,
+                f"it is the file that was imported on {taken['at']}, octet by octet; what it was before nobody knows.",
+                f"{taken['at']} に取り込まれたファイルそのものです。それ以前のことは分かりません。",
+            )
+    elif sound["kind"] in ("original", "sealed"):
         if sums[where] != recording["sha256"]:
             verdict.wrong(where, "it is not the file that was recorded.", "録音されたファイルと違います。")
         else:

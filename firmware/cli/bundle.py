@@ -79,7 +79,12 @@ def export(args: argparse.Namespace) -> int:
             parts = f"この束では {seconds} 秒を無音にしてある / seconds {seconds} were silenced for this bundle"
         elif sound is None and call.recording:
             parts = "封印されている / sealed"
-        return page(call, record, sound, of.note, parts)
+        if sound is None or call.imported is None:
+            return page(call, record, sound, of.note, parts)
+        from firmware.imports import as_wav
+
+        with as_wav(sound) as wav:
+            return page(call, record, wav, of.note, parts)
 
     with (
         in_words(args.out),

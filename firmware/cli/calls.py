@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from drivers.signals import Country
-from firmware.cli.keys import plain_sound
+from firmware.cli.keys import plain_sound, playable
 from firmware.cli.main import InputError, json_line
 from firmware.cli.show import caller_text, level_text, outcome_text, terminal, time_text, waveform
 from firmware.cli.unit import settings_of
@@ -128,7 +128,7 @@ def print_calls(calls: Sequence[Mapping[str, Any]], console: Console) -> None:
         seconds = call["duration_s"]
         table.add_row(
             time_text(call["opened"])[5:],
-            *([str(call["line"])] if several_lines else []),
+            *([str(call["line"] or "–")] if several_lines else []),
             {"incoming": "in", "outgoing": "out"}.get(call["direction"], "?"),
             caller_text(call),
             outcome_text(call["outcome"]),
@@ -168,6 +168,10 @@ def show(args: argparse.Namespace) -> int:
     if recording:
         table.add_row("recording", f"{data / recording['path']}  {recording['duration_s']:.2f} s")
         table.add_row("sha256", recording["sha256"])
+        if taken := call["imported"]:
+            words = {"name": "its name", "tags": "its tags", "file": "its date", None: "nothing"}
+            told_by = f"time from {words[taken['time_from']]}, number from {words[taken['number_from']]}"
+            table.add_row("imported", f"{taken['file']} on {time_text(taken['at'])}; {told_by}")
         for gap in recording["gaps"]:
             table.add_row("silence", f"{gap['duration_s']:.2f} s at {gap['at_s']:.2f} s were not captured")
         for gap in recording["muted"]:
@@ -187,7 +191,7 @@ def show(args: argparse.Namespace) -> int:
     if recording and recording.get("deleted"):
         return 0
     if recording and (args.key or not recording["path"].endswith(SUFFIX)):
-        with plain_sound(_recording(data, call), args.key, args.passphrase_file) as path:
+        with playable(_recording(data, call), call, args.key, args.passphrase_file) as path:
             console.print(waveform(path, min(console.width, 100)), style="cyan")
     elif recording:
         console.print("It is sealed: with --key, the owner's private key, its waveform is shown.", style="dim")
@@ -206,7 +210,7 @@ def play(args: argparse.Namespace) -> int:
     audio = pyaudio.PyAudio()
     try:
         with (
-            plain_sound(_recording(data, call), args.key, args.passphrase_file) as path,
+            playable(_recording(data, call), call, args.key, args.passphrase_file) as path,
             soundfile.SoundFile(path) as file,
         ):
             rate = file.samplerate

@@ -145,7 +145,7 @@ def _files(settings: Settings) -> Iterator[Finding]:
 
 def _timestamp(settings: TimestampSettings) -> Finding:
     """Has it stamp something, as the unit does each day."""
-    from firmware.delivery.timestamp import NoTimestamp, ask
+    from firmware.timestamp import NoTimestamp, ask
 
     try:
         _, at = ask(settings, hashlib.sha256(b"tsuroku doctor").hexdigest())

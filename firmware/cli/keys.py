@@ -8,8 +8,9 @@ import getpass
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from firmware.cli.main import InputError
 from firmware.cli.show import terminal
@@ -76,8 +77,24 @@ def _passphrase_file(path: Path) -> bytes:
 
 
 @contextlib.contextmanager
+def playable(path: Path, call: Mapping[str, Any], key: Path | None, passphrase_file: Path | None) -> Iterator[Path]:
+    """A call's recording, opened where it is sealed, in a form that soundfile reads. Raises InputError."""
+    with plain_sound(path, key, passphrase_file) as plain:
+        if not call.get("imported"):
+            yield plain
+            return
+        from firmware.imports import NotImported, as_wav
+
+        try:
+            with as_wav(plain) as wav:
+                yield wav
+        except NotImported as error:
+            raise InputError(str(error)) from error
+
+
+@contextlib.contextmanager
 def plain_sound(path: Path, key: Path | None, passphrase_file: Path | None = None) -> Iterator[Path]:
-    """A recording as a file that players know: itself, or, of a sealed one, a copy in memory for as long as it is used.
+    """A recording as it was before it was sealed: itself, or a copy in memory for as long as it is used.
 
     Raises InputError, with what to do.
     """
@@ -113,4 +130,4 @@ def plain_sound(path: Path, key: Path | None, passphrase_file: Path | None = Non
                     out.write(data)
         except SealError as error:
             raise InputError(f"{path}: {error}") from error
-        yield readable(plain)
+        yield readable(plain) if plain.suffix == ".flac" else plain

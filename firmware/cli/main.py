@@ -146,6 +146,19 @@ def _parser() -> argparse.ArgumentParser:
     _settings_option(where)
     where.add_argument("--data", type=Path, help="a data folder, instead of the one that the settings name")
 
+    taking = command(
+        "import",
+        "Take recordings of a telephone's recorder app, or of another box, in as calls.",
+        "imports:take_in",
+        "Time, number and direction are what the file's name and tags tell; what they do not tell is unknown. The "
+        "files stay where they are.",
+    )
+    taking.add_argument("files", nargs="+", type=Path, metavar="FILE", help="m4a, amr, mp3, ogg, wav and others")
+    taking.add_argument("--json", action="store_true", help="one JSON object a line")
+    where = taking.add_mutually_exclusive_group()
+    _settings_option(where)
+    where.add_argument("--data", type=Path, help="a data folder, instead of the one that the settings name")
+
     checking = command(
         "verify", "Check a bundle that `export` wrote. Exit code 1: something in it does not hold.", "bundle:verify"
     )

@@ -104,7 +104,7 @@ def event_text(body: Mapping[str, Any]) -> Text:
         if data["rings"]:
             line.append(f", {data['rings']} ring{'s' if data['rings'] > 1 else ''}")
         line.append(f", {caller_text(data)}")
-    elif kind == "recording.ready":
+    elif kind in ("recording.ready", "call.imported"):
         recording = data["recording"]
         line.append(f"{recording['path']}  {recording['duration_s']:.1f} s")
     elif kind == "recording.failed":

@@ -30,6 +30,7 @@ Outcome = Literal[
     "too_short",
     "fax",
     "interrupted",
+    "imported",  # something else has recorded it
 ]
 EndReason = Literal["hung_up", "caller_gave_up", "line_cut", "held_open", "unit_stopped"]
 AnswerEvidence = Literal["loop", "polarity", "ringback_then_voice"]
@@ -124,8 +125,26 @@ class Recording:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """That something else has recorded the call: all that is told of it is the file's word.
+
+    file: its name; sha256: of it as it came; at: UTC, when it was taken in. time_from, number_from: what tells the time
+    and the number; file: its own date.
+    """
+
+    file: str
+    sha256: str
+    at: str
+    time_from: Literal["name", "tags", "file"]
+    number_from: Literal["name", "tags"] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call, first ring or lift to end. Open while outcome is None. Times are monotonic ns of boot_id."""
+    """One call, first ring or lift to end. Open while outcome is None. Times are monotonic ns of boot_id.
+
+    An imported one is of line 0, which is none; where it does not tell the direction, caller is the other end.
+    """
 
     call_id: str
     line: int
@@ -151,11 +170,12 @@ class Call:
     heard: tuple[Heard, ...] = ()
     recording: Recording | None = None
     no_recording: str | None = "not_ended"  # why recording is None; None when it is not
+    imported: Imported | None = None
 
     @property
     def duration_s(self) -> float | None:
         """Answer to end; lift to end where nobody can tell the answer; None while open or when it was never up."""
-        if self.answered_ns is None and self.direction == "incoming":
+        if self.answered_ns is None and self.direction == "incoming" and self.imported is None:
             return None
         began = self.answered_ns if self.answered_ns is not None else self.opened_ns
         return None if self.ended_ns is None else (self.ended_ns - began) / 1e9
@@ -185,7 +205,7 @@ class Call:
         doc = upgraded(doc)
         if doc.get("schema") != SCHEMA:
             raise ValueError(f"call record has schema {doc.get('schema')}, this version reads 1 and {SCHEMA}")
-        own = {f.name: doc[f.name] for f in dataclasses.fields(Call)}
+        own = {f.name: doc[f.name] for f in dataclasses.fields(Call) if f.name != "imported"}
         recording = own["recording"]
         if recording:
             recording = {k: v for k, v in recording.items() if k != "duration_s"}
@@ -203,6 +223,7 @@ class Call:
                 "bursts": tuple((b[0], b[1]) for b in own["bursts"]),
                 "heard": tuple(Heard(**h) for h in own["heard"]),
                 "recording": recording,
+                "imported": Imported(**doc["imported"]) if doc.get("imported") else None,
             }
         )
 
@@ -263,7 +284,9 @@ def event(type_: EventType, call: Call, at_ns: int, **extra: Any) -> Event:
             "ended_by_evidence": call.ended_by_evidence,
             "no_dialled": call.no_dialled,
         }
-    if type_ in ("recording.ready", "recording.deleted") and call.recording:
+    if type_ == "call.imported":
+        data |= {"opened": call.iso(call.opened_ns), "ended": call.iso(call.ended_ns), "duration_s": call.duration_s}
+    if type_ in ("recording.ready", "recording.deleted", "call.imported") and call.recording:
         data["recording"] = {
             "path": call.recording.path,
             "started": call.iso(call.recording.from_ns),

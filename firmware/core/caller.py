@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from drivers.signals import CallerIdReceived, CallerIdSource, Country, Presentation
@@ -53,6 +53,22 @@ class Caller:
         return Caller(**{**doc, **tuples})
 
 
+def of_number(digits: str | None, country: Country) -> Caller:
+    """Somebody by his number, national or with +."""
+    number = e164(digits, country)
+    where = region(number, country)
+    return Caller(
+        presentation="allowed",
+        reason=None,
+        number=number,
+        raw=digits or None,
+        national=national(number),
+        region_ja=where.ja if where else None,
+        region_en=where.en if where else None,
+        kind=kind(number) if number else None,
+    )
+
+
 def merge(evidence: Sequence[CallerIdReceived], country: Country) -> Caller:
     """One caller from all messages about one call, in whatever order they came.
 
@@ -66,18 +82,11 @@ def merge(evidence: Sequence[CallerIdReceived], country: Country) -> Caller:
     said = _said(best, country)
     agree = [one for one in ranked if _said(one, country) == said]
     others = [one for one in ranked if _said(one, country) != said]
-    number = e164(best.number, country)
-    where = region(number, country)
     presentation = best.presentation
-    return Caller(
+    return replace(
+        of_number(best.number, country),
         presentation=presentation,
         reason=None if presentation == "allowed" else presentation,
-        number=number,
-        raw=best.number or None,
-        national=national(number),
-        region_ja=where.ja if where else None,
-        region_en=where.en if where else None,
-        kind=kind(number) if number else None,
         name=_first(one.name for one in agree) or _first(one.name for one in others if not _tells(one)),
         source=best.source,
         sources=tuple(dict.fromkeys(one.source for one in agree)),

@@ -113,6 +113,6 @@ class Day:
 
 def day(calls: Iterable[Mapping[str, Any]], since: datetime, waiting: int) -> Day:
     """calls: records of the time since then. A call that is going on counts as nothing yet."""
-    ended = [call for call in calls if call["direction"] == "incoming" and call["outcome"] is not None]
+    ended = [call for call in calls if call["direction"] == "incoming" and call["outcome"] not in (None, "imported")]
     missed = sum(call["outcome"] == "missed" for call in ended)
     return Day(since=since, answered=len(ended) - missed, missed=missed, waiting=waiting)

@@ -17,6 +17,7 @@ EventType = Literal[
     "call.waiting",
     "call.ended",
     "call.missed",
+    "call.imported",
     "recording.ready",
     "recording.failed",
     "recording.deleted",

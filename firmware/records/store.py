@@ -552,10 +552,26 @@ class CallStore(CallReader):
         self._tell([Put("holds", doc_id, held)], told, {}, sign=True)
 
     def keep_timestamp(self, stamp: Mapping[str, Any]) -> None:
-        """What an authority said of the chain's link behind line `seq` (delivery.timestamp)."""
+        """What an authority said of the chain's link behind line `seq` (timestamp.py)."""
         docs = self.storage.tables.get("timestamps")
         number = (docs.last_id if docs else 0) + 1
         self._tell([Put("timestamps", number, dict(stamp))], (), {"timestamp": {"wall_ns": self.read_clock().wall_ns}})
+
+    def take_in(self, call: Call, told: Sequence[Event] = ()) -> str | None:
+        """File a call that something else has recorded, with its event, once. Why not, in a sentence."""
+        if self.has(call.call_id) and self.get(call.call_id):
+            return "is there already."
+        if any(stone["call_id"] == call.call_id for stone in self.tombstones()):
+            return "was erased from this unit before; it is not taken in again."
+        assert call.imported is not None
+        about = {"at": call.imported.at, "time_from": call.imported.time_from, "number_from": call.imported.number_from}
+        now = self.read_clock()
+        # It happens now, whenever the call was.
+        said = replace(call_event("call.imported", call, 0, imported=about), time=now.iso(now.mono_ns))
+        self.commit(call, [said])
+        if told:  # in a line of their own: a bundle holds the lines of a call whole
+            self.tell(told)
+        return None
 
     def release(self, call_id: str, told: Sequence[Event] = ()) -> None:
         """Raises KeyError for a call that is not held."""
@@ -656,6 +672,8 @@ class CallStore(CallReader):
                     isinstance(call_id, str) for call_id in call_ids
                 ):
                     return {"kept": self.remove(call_ids, reason, who, audit)}
+                case {"do": "import", "call": dict(doc)} if doc.get("imported"):
+                    return {"refused": self.take_in(Call.from_dict(doc), audit)}
                 case {"do": "sign"}:
                     self._write(self._checkpoint())
                     return {}
