@@ -313,7 +313,7 @@ def test_alsa_reads_the_configuration_and_lists_the_line_tap() -> None:
 
 
 def uncommented() -> str:
-    return re.sub(r"^# (?=\[\[|\w+ = )", "", EXAMPLE, flags=re.M)
+    return re.sub(r"^# (?=\[+\w+\]+$|\w+ = )", "", EXAMPLE, flags=re.M)
 
 
 def test_the_example_is_valid_as_it_is_shipped() -> None:
