@@ -78,6 +78,7 @@ from firmware.vitals import disk_free_mb, serial_number
 from hw.board import Board
 
 if TYPE_CHECKING:
+    from firmware.copies import Copier
     from firmware.imports import Inbox
     from firmware.timestamp import Timestamper
 
@@ -141,6 +142,7 @@ class Unit:
         self.engine = Engine(lines, self.journal, self._execute, self._observe, now, self._settled)
         owner, not_sealed = owner_of(settings.recording.seal_to)
         self.inbox = self._inbox(owner) if live else None
+        self.copier: Copier | None = None
         self.recorders: dict[int, Recorder] = {number: self._recorder(settings, owner) for number in lines}
         self.lanes = {n: RecorderThread(recorder) for n, recorder in self.recorders.items()} if live else {}
         self.publishers = {broker.name: self._publisher(broker) for broker in settings.broker} if live else {}
@@ -298,6 +300,8 @@ class Unit:
         self.engine.every(1.0, self._stop_to_restart)
         self.retention.start()
         self.engine.every(1.0, self._let_go)
+        if self.copier:
+            self.engine.every(0.5, self._copy)
         self._show_panel()
 
     def deliver(self) -> None:
@@ -318,6 +322,8 @@ class Unit:
     def close(self) -> None:
         """Stop the drivers, close the open recording, file its call as interrupted, flush the store, say offline."""
         self.local.close()
+        if self.copier:
+            self.copier.stop()
         for driver in self._drivers:
             driver.close()
         for recorder in (self.lanes or self.recorders).values():
@@ -483,6 +489,19 @@ class Unit:
             self.retention.tick()
         except StoreError as error:
             log.error("event=retention_failed reason=%s", error)
+
+    def copies_by(self, command: Sequence[str]) -> None:
+        """Have finished calls copied by this command, as [copies] wants it. Before start()."""
+        if self.settings.copies:
+            from firmware.copies import Copier  # noqa: PLC0415 - few units have one
+
+            self.copier = Copier(
+                self.settings.copies, self.settings.unit.data_dir, command, partial(self._note, "copies/1")
+            )
+
+    def _copy(self) -> None:
+        assert self.copier is not None
+        self.copier.tick(self._local_time(), self._now(), busy=self.engine.busy or bool(self._unsaved))
 
     def _stop_to_restart(self) -> None:
         if self.restarts and not self.engine.busy and not self._unsaved:
@@ -740,8 +759,11 @@ def _heard_by(lane: RecorderThread, listener: Listener, line: int) -> Callable[[
     return take
 
 
-def run(filed: Settings, board: Board, *, pin_factory: Any | None = None) -> None:
-    """`tsuroku run`: the unit on its real hardware, until SIGTERM or Ctrl-C. filed: of the settings file."""
+def run(filed: Settings, board: Board, copy_by: Sequence[str], *, pin_factory: Any | None = None) -> None:
+    """`tsuroku run`: the unit on its real hardware, until SIGTERM or Ctrl-C. filed: of the settings file.
+
+    copy_by: the command that copies calls off the unit.
+    """
     unit: Unit | None = None
     stopping = False
 
@@ -760,6 +782,7 @@ def run(filed: Settings, board: Board, *, pin_factory: Any | None = None) -> Non
             log.error("event=patch_ignored reason=%s", error)
             patch = None
         unit = Unit(patched(filed, patch.values, "patch") if patch else filed, board, filed=filed, patch=patch)
+        unit.copies_by(copy_by)
         drivers, panel = hardware(unit, pin_factory=pin_factory)
         unit.start(drivers, panel)
         try:

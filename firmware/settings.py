@@ -154,6 +154,16 @@ class ImportsSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CopiesSettings:
+    """Where finished calls are copied to, by rclone."""
+
+    remote: str  # one of config_file with a path, as nas:shop, or a folder of another disk
+    config_file: Path | None = None
+    window: str | None = None  # from-until, of the machine's zone; None: whenever nobody is calling
+    limit_kb_s: int = field(default=0, metadata=_limits(0, 1_000_000))  # 0: as fast as it goes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionSettings:
     """When recordings go; 0 switches a limit off, and without one nothing is ever deleted."""
 
@@ -196,6 +206,7 @@ class Settings:
     notify: tuple[NotifySettings, ...] = ()
     timestamp: TimestampSettings | None = None
     imports: ImportsSettings | None = None
+    copies: CopiesSettings | None = None
 
 
 def load(path: Path) -> Settings:
@@ -366,6 +377,8 @@ def _check(settings: Settings, name: str) -> None:
             raise SettingsError(f"{name}: [[webhook]] {webhook.name}: {wrong}")
     if settings.timestamp and (wrong := _wrong_url(settings.timestamp.url, plain=True)):
         raise SettingsError(f"{name}: [timestamp] {wrong.replace('crm.example/hook', 'tsa.example/tsr')}")
+    if settings.copies and (wrong := _wrong_copies(settings.copies)):
+        raise SettingsError(f"{name}: [copies] {wrong}")
     if settings.imports and settings.imports.folder.is_relative_to(settings.unit.data_dir):
         raise SettingsError(f"{name}: [imports] folder lies in data_dir, whose files are the unit's; give another.")
     for notify in settings.notify:
@@ -456,6 +469,16 @@ def _wrong_notify(notify: NotifySettings) -> str | None:
         return "urgent = true does nothing without quiet and alarms; set those, or leave it out."
     if not notify.missed and not notify.alarms and notify.digest_at is None:
         return "it would tell nothing; set missed, alarms or digest_at, or take the section out."
+    return None
+
+
+def _wrong_copies(copies: CopiesSettings) -> str | None:
+    if not re.fullmatch(r"/.+|[\w.+@-]+:[^:]*", copies.remote):
+        return f'remote = {copies.remote!r} is neither a remote of rclone, as "nas:shop", nor a folder, as "/mnt/usb".'
+    if not copies.remote.startswith("/") and copies.config_file is None:
+        return f"remote = {copies.remote!r} needs config_file, which rclone knows it from (`rclone config`)."
+    if copies.window is not None and hours_of(copies.window) is None:
+        return f'window = {copies.window!r} is no stretch of the day; write it as "22:00-07:00".'
     return None
 
 

@@ -187,11 +187,11 @@ def test_settings_changed_from_afar_come_into_force_and_outlive_a_restart(
             os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=manage).start()
-    run(filed, facts, pin_factory=MockFactory())
+    run(filed, facts, (), pin_factory=MockFactory())
     assert not failed, failed
     edited = dataclasses.replace(filed, watch=WatchSettings(long_call_min=45))
     threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    run(edited, facts, pin_factory=MockFactory())
+    run(edited, facts, (), pin_factory=MockFactory())
     assert crm.of("info")[-1]["settings_hash"] == public_hash(edited)
     assert "patch_ignored" in caplog.text
 

@@ -6,7 +6,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -46,11 +46,16 @@ class Running:
     """A unit at work, its loop on a thread of its own. do() has work done there."""
 
     def __init__(
-        self, chosen: Settings, clock: Callable[[], ClockRead] = set_clock, filed: Settings | None = None
+        self,
+        chosen: Settings,
+        clock: Callable[[], ClockRead] = set_clock,
+        filed: Settings | None = None,
+        copy_by: Sequence[str] = (),
     ) -> None:
         self.unit = Unit(chosen, board.load("line-tap-1"), read_clock=clock, filed=filed)
         self._todo: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._numbers = itertools.count(1)
+        self.unit.copies_by(copy_by)
         self.unit.start([], None)
         self.unit.engine.every(0.01, self._work)
         self._loop = threading.Thread(target=self.unit.run, name="loop", daemon=True)
@@ -124,9 +129,12 @@ class Running:
 
 @contextmanager
 def running(
-    chosen: Settings, clock: Callable[[], ClockRead] = set_clock, filed: Settings | None = None
+    chosen: Settings,
+    clock: Callable[[], ClockRead] = set_clock,
+    filed: Settings | None = None,
+    copy_by: Sequence[str] = (),
 ) -> Iterator[Running]:
-    shop = Running(chosen, clock, filed)
+    shop = Running(chosen, clock, filed, copy_by)
     try:
         yield shop
     finally:

@@ -219,6 +219,22 @@ def _parser() -> argparse.ArgumentParser:
     sub = keeps("restore", "Make a store and its recordings of a backup, where there is no store.")
     sub.add_argument("source", type=Path, metavar="DIR")
 
+    copies = command("copies", "Copy finished calls off the unit, as [copies] in the settings says.", "copies:status")
+    copying = copies.add_subparsers(metavar="ACTION", required=True)
+    for name, help_ in (
+        (
+            "run",
+            "Copy what is not there yet, and read it back; the running unit does so by itself. Exit code 1: not all.",
+        ),
+        ("status", "Tell how far the copies have got."),
+        ("restore", "Bring everything back to a unit that has no store."),
+    ):
+        sub = copying.add_parser(name, help=help_, description=help_)
+        sub.set_defaults(run=_Lazy(f"copies:{name}"))
+        _settings_option(sub)
+        if name != "restore":
+            sub.add_argument("--json", action="store_true", help="one JSON object")
+
     replay = command(
         "replay",
         "Run a journal through the lines again; prints the calls that it makes, one JSON object a line.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,17 @@ def run(args: argparse.Namespace) -> int:
     settings, facts = settings_of(args)
     log_to_stderr(debug=args.debug)
     try:
-        app.run(settings, facts)
+        copy_by = [
+            sys.executable,
+            "-m",
+            "firmware",
+            "copies",
+            "run",
+            "--json",
+            "--settings",
+            str(args.settings.resolve()),
+        ]
+        app.run(settings, facts, copy_by)
     except StoreError as error:
         raise InputError(str(error)) from error
     except OSError as error:
