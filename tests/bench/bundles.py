@@ -170,14 +170,18 @@ def _sound(file: object, form: str, subtype: str = "PCM_16") -> soundfile.SoundF
 
 def _frames(path: Path) -> int:
     """That can be read before an error; at a rate of 8 kHz."""
-    frames = 0
-    try:
-        with soundfile.SoundFile(path) as file:
-            while got := len(file.buffer_read(128, "int16")) // 2:
-                frames += got * _RATE // file.samplerate
-    except soundfile.SoundFileError:
-        pass
-    return frames
+    frames, rate = 0, _RATE
+    for block in (8000, 128):  # what an error takes along is looked at again, a little at a time
+        try:
+            with soundfile.SoundFile(path) as file:
+                rate = file.samplerate
+                file.seek(frames)
+                while got := len(file.buffer_read(block, "int16")) // 2:
+                    frames += got
+        except soundfile.SoundFileError:
+            continue
+        break
+    return frames * _RATE // rate
 
 
 def _unsealed(key: X25519PrivateKey) -> Callable[[Path], int]:
