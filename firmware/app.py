@@ -43,6 +43,7 @@ from firmware.core.line import (
     Line,
     LineConfig,
     Mute,
+    MuteKey,
     SaveCall,
     ShowLine,
     StartRecording,
@@ -58,7 +59,7 @@ from firmware.engine.journal import Journal, JournalledReads
 from firmware.engine.loop import Engine
 from firmware.local_api import LocalServer
 from firmware.management import Management, contract
-from firmware.recording.recorder import Recorder, RecorderThread
+from firmware.recording.recorder import HELD_BACK_FOR_KEYS_MS, HELD_BACK_MS, Recorder, RecorderThread
 from firmware.recording.repair import repair
 from firmware.recording.sealed import public_key
 from firmware.records.store import CallStore, StoreError
@@ -180,6 +181,7 @@ class Unit:
             lambda fact: self.engine.post(fact),
             owner,
             self._tags,
+            HELD_BACK_FOR_KEYS_MS if r.mute_keys else HELD_BACK_MS,
         )
 
     def _tags(self, line: int, from_ns: int) -> dict[str, str]:
@@ -351,7 +353,7 @@ class Unit:
             case SaveCall():
                 self._unsaved.append(command)
                 self._save()
-            case StartRecording() | StopRecording():
+            case StartRecording() | StopRecording() | MuteKey():
                 takes = self.lanes.get(command.line) or self.recorders[command.line]
                 takes.obey(command)
             case ShowLine():
@@ -732,6 +734,7 @@ def _line_config(line: LineSettings, board: Board, settings: Settings, boot_id: 
             line_cut_ms=line.line_cut_ms,
             ring_from_loop=board.line[line.number - 1].ring is None,
         ),
+        mute_keys=settings.recording.mute_keys,
     )
 
 

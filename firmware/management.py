@@ -26,7 +26,7 @@ from firmware.core.alarms import Limits, Vitals, Watch
 from firmware.core.call import Call
 from firmware.core.commands import FAILED, INVALID_PARAMS, Asker, CommandError, Commands, Method
 from firmware.core.contacts import Contact
-from firmware.core.facts import Gap, Input, MessageReceived, RecordingReady
+from firmware.core.facts import KEYS, Gap, Input, MessageReceived, RecordingReady
 from firmware.core.line import Mute, SaveCall, ShowLine
 from firmware.core.numbers import e164
 from firmware.core.outbox import Event, Stream
@@ -323,11 +323,14 @@ class Management:
     def muted_in(self, call: Call, recording: RecordingReady) -> tuple[Gap, ...]:
         """The stretches of a recording that were muted, as far back as is remembered."""
         ends_ns = recording.from_ns + round(recording.frames * _S / recording.rate_hz)
+        mutes = [(m["from_ns"], m["until_ns"], m["by"]) for m in self._mutes if m["boot_id"] == call.boot_id]
+        if self._settings.recording.mute_keys:
+            mutes += [(mark.at_ns, mark.until_ns, KEYS) for mark in call.marks if mark.kind == "key"]
         found = []
-        for each in self._mutes:
-            start, end = max(each["from_ns"], recording.from_ns), min(each["until_ns"] or ends_ns, ends_ns)
-            if each["boot_id"] == call.boot_id and start < end:
-                found.append(Gap(at_s=(start - recording.from_ns) / _S, duration_s=(end - start) / _S, by=each["by"]))
+        for from_ns, until_ns, by in mutes:
+            start, end = max(from_ns, recording.from_ns), min(until_ns or ends_ns, ends_ns)
+            if start < end:
+                found.append(Gap(at_s=(start - recording.from_ns) / _S, duration_s=(end - start) / _S, by=by))
         return tuple(found)
 
     def _button(self) -> None:

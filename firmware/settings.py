@@ -75,6 +75,7 @@ class RecordingSettings:
     ring_s: float = field(default=30.0, metadata=_limits(20, 120))
     sync_s: float = field(default=5.0, metadata=_limits(1, 60))
     audio_delay_ms: int = field(default=0, metadata=_limits(-1000, 1000))  # sound arrives this late after its edge
+    mute_keys: bool = False  # what is keyed after the answer is silence; files are written 2 s later for it
     seal_to: Path | None = None  # the owner's public key: what is recorded can be read with his private key only
     do_not_record: tuple[str, ...] = ()  # as written: each line reads them by its own country (caller.parse_list)
 

@@ -56,8 +56,7 @@ def virtual_settings(
     *,
     modem: str | None = None,
     broker: BrokerSettings | None = None,
-    delay_ms: int = 0,
-    seal_to: Path | None = None,
+    recording: RecordingSettings = RecordingSettings(),  # noqa: B008 - it cannot change
 ) -> Settings:
     """The settings of a unit on the virtual line."""
     line = LineSettings(
@@ -70,7 +69,7 @@ def virtual_settings(
     return Settings(
         unit=UnitSettings(site="demo", unit="virtual-1", data_dir=data_dir),
         line=(line,),
-        recording=RecordingSettings(audio_delay_ms=delay_ms, seal_to=seal_to),
+        recording=recording,
         broker=(broker,) if broker else (),
     )
 
@@ -80,15 +79,15 @@ def stepped(
     data_dir: Path,
     *,
     progress: Callable[[float], None] = lambda part: None,
-    seal_to: Path | None = None,
+    recording: RecordingSettings = RecordingSettings(),  # noqa: B008 - it cannot change
 ) -> VirtualLine:
     """Run the scenario on virtual time. Same core, recorder and store as live; drivers' threads are left out.
 
-    data_dir must not hold a store yet. progress is told the part done, 0 to 1. seal_to: the settings' key. Returns the
+    data_dir must not hold a store yet. progress is told the part done, 0 to 1. recording: the settings'. Returns the
     line: what was on the wire.
     """
     line = VirtualLine(scenario)
-    stepper = _Stepper(scenario, line, data_dir, seal_to)
+    stepper = _Stepper(scenario, line, data_dir, recording)
     last = 0
     for at_ns, step in stepper.agenda():
         if at_ns // 60_000_000_000 > last:
@@ -102,11 +101,11 @@ def stepped(
 
 
 class _Stepper:
-    def __init__(self, scenario: Scenario, line: VirtualLine, data_dir: Path, seal_to: Path | None) -> None:
+    def __init__(self, scenario: Scenario, line: VirtualLine, data_dir: Path, recording: RecordingSettings) -> None:
         self.at_ns = 0
         self._scenario, self._line = scenario, line
         modem = "virtual" if scenario.modem else None
-        self._settings = virtual_settings(scenario, data_dir, modem=modem, seal_to=seal_to)
+        self._settings = virtual_settings(scenario, data_dir, modem=modem, recording=recording)
         self._random = random.Random(1)
         self._levels = line.initial()
         self._boots = 0
@@ -320,7 +319,7 @@ class LiveUnit:
             self._data_dir,
             modem=self.modem.port if self.modem else None,
             broker=BrokerSettings(host="127.0.0.1", port=self.broker.port, tls=False),
-            delay_ms=AUDIO_DELAY_MS,
+            recording=RecordingSettings(audio_delay_ms=AUDIO_DELAY_MS),
         )
         facts = board.load(settings.unit.board)
         factory = MockFactory()

@@ -96,6 +96,18 @@ def test_whole_bundles_hold_and_say_what_they_prove(shop: tuple[Path, list[str]]
         assert not [number for number in others if number.encode() in texts], "another caller's number goes along"
 
 
+def test_a_copy_as_wav_has_every_frame_of_the_original(shop: tuple[Path, list[str]], tmp_path: Path) -> None:
+    data, calls = shop
+    out = tmp_path / "wav.zip"
+    assert run("export", calls[0], "--copy", "wav", "--data", data, "--out", out) == 0
+    with zipfile.ZipFile(out) as opened:
+        found = {
+            Path(name).suffix: opened.read(name) for name in opened.namelist() if Path(name).stem in ("sound", "copy")
+        }
+    original, copied = (soundfile.read(io.BytesIO(found[suffix]), dtype="int16") for suffix in (".flac", ".wav"))
+    assert copied[1] == original[1] and np.array_equal(copied[0], original[0])
+
+
 def test_a_silenced_stretch_is_silent_and_its_salts_stay_behind(shop: tuple[Path, list[str]], tmp_path: Path) -> None:
     data, calls = shop
     out = tmp_path / "silenced.zip"

@@ -191,7 +191,7 @@ def test_a_bundle_of_it_holds_and_a_changed_file_is_found(
     assert run("calls", "show", call["call_id"], "--data", shop, *options) == 0
     assert set("▁▂▃▄▅▆▇█") & set(capsys.readouterr().out)
     out = tmp_path / "bundle.zip"
-    assert run("export", call["call_id"], "--data", shop, "--out", out, *options) == 0
+    assert run("export", call["call_id"], "--data", shop, "--out", out, "--copy", "mp3", *options) == 0
     verdict = verify(out)
     assert verdict.holds and any("the file that was imported on" in each.en for each in verdict.findings)
     held = members(out)

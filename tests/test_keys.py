@@ -10,6 +10,7 @@ import soundfile
 
 from drivers.virtual import scenario as story
 from firmware.cli.main import main
+from firmware.settings import RecordingSettings
 from firmware.simulate import results, stepped
 
 DAY = """title A sealed call
@@ -38,7 +39,7 @@ def keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
 
 
 def sealed_day(tmp_path: Path, public: Path) -> tuple[Path, dict[str, object]]:
-    stepped(story.parse(DAY, tmp_path / "day.txt"), tmp_path / "data", seal_to=public)
+    stepped(story.parse(DAY, tmp_path / "day.txt"), tmp_path / "data", recording=RecordingSettings(seal_to=public))
     (call,) = results(tmp_path / "data")[0]
     return tmp_path / "data", dict(call)
 

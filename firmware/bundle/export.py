@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -17,7 +18,9 @@ from typing import Any, Literal
 import soundfile
 
 from firmware.bundle import verify
+from firmware.bundle.report import Pages
 from firmware.core.call import Call
+from firmware.imports import as_wav
 from firmware.recording.leaves import Leaves, salt_of
 from firmware.recording.recorder import seed_in
 from firmware.records.database import decode, parts
@@ -26,7 +29,7 @@ from firmware.records.log import Line, first_seq, lines, read_segment, segments
 Progress = Callable[[float], None]
 _UUID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MARGIN_NS = 10_000_000_000  # of a call's journal, before and behind it
-_COPIES = {"mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}
+_COPIES = {"mp3": ("MP3", "MPEG_LAYER_III"), "wav": ("WAV", "PCM_16"), "opus": ("OGG", "OPUS")}
 _MOST_BYTES = (1 << 32) - (1 << 24)  # of a zip file that every program reads
 _README = """\
 Tsuroku の通話記録 / Calls recorded by a Tsuroku unit
@@ -61,7 +64,7 @@ class Wanted:
     silence: tuple[tuple[int, int], ...] = ()
     clip: tuple[int, int] | None = None
     note: str | None = None
-    copy: Literal["mp3", "opus"] | None = None
+    copy: Literal["mp3", "opus", "wav"] | None = None
 
 
 @dataclass(slots=True)
@@ -269,7 +272,6 @@ def export(
     stamps: Sequence[Mapping[str, Any]],
     wanted: Wanted,
     sound_of: Callable[[Path], Any],
-    report: Callable[[Call, Mapping[str, Any] | None, Path | None, Wanted], bytes],
     work: Path,
     version: str,
     progress: Progress = lambda part: None,
@@ -277,11 +279,11 @@ def export(
     """Write a bundle to out, which must not exist. stamps: the store's timestamps.
 
     sound_of: context manager that gives a recording as a plain file.
-    report: makes the page of a call, of the record, and of the sound as it goes along. work: an empty folder for what
-    is on the way. Raises ExportError, OSError.
+    work: an empty folder for what is on the way. Raises ExportError, OSError.
     """
     found = chains(store, [call.call_id for call in calls], lambda part: progress(0.3 * part))
     journal = journal_lines(data / "journal", calls)
+    pages = Pages(calls, wanted.note, work)
     try:
         bundle = _Bundle(out)
     except FileExistsError as error:
@@ -293,7 +295,7 @@ def export(
         listed = []
         for number, call in enumerate(calls):
             evidence = found[call.call_id], journal[call.call_id]
-            listed.append(_add_call(bundle, data, call, *evidence, wanted, sound_of, report, work))
+            listed.append(_add_call(bundle, data, call, *evidence, wanted, sound_of, pages, work))
             if out.stat().st_size > _MOST_BYTES:
                 raise ExportError("the bundle would be larger than 4 GB; give fewer calls.")
             progress(0.3 + 0.7 * (number + 1) / len(calls))
@@ -323,7 +325,7 @@ def _add_call(
     journal: Sequence[str],
     wanted: Wanted,
     sound_of: Callable[[Path], Any],
-    report: Callable[[Call, Mapping[str, Any] | None, Path | None, Wanted], bytes],
+    pages: Pages,
     work: Path,
 ) -> dict[str, Any]:
     at, record = f"calls/{call.call_id}", _record(runs, call.call_id)
@@ -338,13 +340,13 @@ def _add_call(
     if path is None or not path.exists():
         if wanted.clip or wanted.silence:
             raise ExportError(f"call {call.call_id} has no recording to take a part of.")
-        bundle.add(f"{at}/report.pdf", report(call, record, None, wanted))
+        bundle.add(f"{at}/report.pdf", pages.page(call, record, None, wanted))
         return {"call_id": call.call_id, "sound": None}
     with sound_of(path) as plain:
         if plain is None:  # sealed, and nobody gave the key
             sound = {"kind": "sealed", "file": f"sound{''.join(path.suffixes[-2:])}"}
             bundle.add_file(f"{at}/{sound['file']}", path)
-            bundle.add(f"{at}/report.pdf", report(call, record, None, wanted))
+            bundle.add(f"{at}/report.pdf", pages.page(call, record, None, wanted))
             return {"call_id": call.call_id, "sound": sound}
         heard = plain
         if call.imported:
@@ -364,12 +366,13 @@ def _add_call(
                 leaves = _leaves(path, call.recording.rate_hz, call.recording.frames, seed)
                 bundle.add(f"{at}/leaves.json", _json({"leaves": leaves}))
             bundle.add_file(f"{at}/sound{suffix}", path)
-        if wanted.copy:
-            copied = work / f"copy.{wanted.copy}"
-            _copy(heard, copied, wanted.copy)
-            bundle.add_file(f"{at}/copy.{wanted.copy}", copied)
-            copied.unlink()
-        bundle.add(f"{at}/report.pdf", report(call, record, heard, wanted))
+        with as_wav(heard) if call.imported else contextlib.nullcontext(heard) as shown:
+            if wanted.copy:
+                copied = work / f"copy.{wanted.copy}"
+                _copy(shown, copied, wanted.copy)
+                bundle.add_file(f"{at}/copy.{wanted.copy}", copied)
+                copied.unlink()
+            bundle.add(f"{at}/report.pdf", pages.page(call, record, shown, wanted))
     (work / "sound.flac").unlink(missing_ok=True)
     return {"call_id": call.call_id, "sound": sound}
 
@@ -419,7 +422,7 @@ def _leaves(path: Path, rate_hz: int, frames: int, seed: bytes) -> list[str]:
     return [leaf.hex() for leaf in leaves]
 
 
-def _copy(source: Path, target: Path, kind: Literal["mp3", "opus"]) -> None:
+def _copy(source: Path, target: Path, kind: Literal["mp3", "opus", "wav"]) -> None:
     """A copy that every telephone plays; it proves nothing."""
     form, subtype = _COPIES[kind]
     try:
@@ -427,7 +430,7 @@ def _copy(source: Path, target: Path, kind: Literal["mp3", "opus"]) -> None:
             soundfile.SoundFile(source) as sound,
             soundfile.SoundFile(target, "w", sound.samplerate, sound.channels, subtype, format=form) as copy,
         ):
-            while len(pcm := sound.read(65_536, dtype="float32")):
+            while len(pcm := sound.read(65_536, dtype="int16")):
                 copy.write(pcm)
     except soundfile.SoundFileError as error:
         raise ExportError(f"a copy as {kind} cannot be made here ({error}); leave --copy out.") from error

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Mapping
+import json
+import string
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile
+from fontTools import subset
 from fpdf import FPDF
 from fpdf.enums import XPos, YPos
 
 from firmware.core.call import Call
+from firmware.core.facts import KEYS
 from firmware.core.numbers import national
+
+if TYPE_CHECKING:
+    from firmware.bundle.export import Wanted
 
 _FONT = Path("/usr/share/fonts/opentype/ipaexfont-gothic/ipaexg.ttf")
 _INK, _GREY, _PALE, _LINE, _RED = (32, 36, 44), (110, 116, 128), (244, 245, 247), (58, 104, 160), (176, 52, 44)
@@ -38,6 +46,7 @@ _CLOCKS = {
     "rtc": ("時計用電池で保持、未照合", "kept by a clock chip, not compared"),
     "unsynced": ("時計は未設定。時刻は信用できません", "not set: times cannot be trusted"),
 }
+_OF_FILE = ("取り込んだファイルの記載による", "as the imported file tells it")
 _ABSENT = {
     "withheld": ("非通知", "withheld"),
     "payphone": ("公衆電話", "payphone"),
@@ -48,32 +57,56 @@ _ABSENT = {
 }
 
 
-def page(
-    call: Call, record: Mapping[str, Any] | None, sound: Path | None, note: str | None, parts: str | None
-) -> bytes:
-    """A PDF of one page. record: as it is signed. sound: as it goes along; parts: what of it is left out, in words.
+class Pages:
+    """Makes the pages of some calls. note: of whoever hands them over. work: a folder for as long as they are made.
 
     Raises FileNotFoundError without the Debian package fonts-ipaexfont-gothic.
     """
-    if not _FONT.exists():
-        raise FileNotFoundError(2, "install the package fonts-ipaexfont-gothic for the report", str(_FONT))
-    pdf = FPDF(format="A4")
-    pdf.set_margins(_LEFT, 18, _LEFT)
-    pdf.set_auto_page_break(False)
-    pdf.add_font("ja", "", _FONT)
-    pdf.add_page()
-    pdf.set_title(f"Tsuroku {call.call_id}")
-    _heading(pdf, call)
-    for ja, en, value in _rows(call):
-        _row(pdf, ja, en, value)
-    if sound is not None:
-        _waveform(pdf, call, sound)
-    _row(pdf, "録音", "Recording", _recording(call, parts))
-    if note:
-        _row(pdf, "メモ", "Note", note)
-    _hashes(pdf, call, record)
-    _foot(pdf)
-    return bytes(pdf.output())
+
+    def __init__(self, calls: Sequence[Call], note: str | None, work: Path) -> None:
+        if not _FONT.exists():
+            raise FileNotFoundError(2, "install the package fonts-ipaexfont-gothic for the report", str(_FONT))
+        self._note, self._font = note, work / "font.ttf"
+        # To read the whole font for each page would take most of the time.
+        own = Path(__file__).read_text(encoding="utf-8") + string.printable + (note or "")
+        texts = itertools.chain([own], (json.dumps(call.to_dict(), ensure_ascii=False) for call in calls))
+        options = subset.Options(layout_features=[], notdef_outline=True)
+        subsetter = subset.Subsetter(options)
+        subsetter.populate(text="".join(sorted(set().union(*texts))))
+        with contextlib.closing(subset.load_font(str(_FONT), options)) as font:
+            subsetter.subset(font)
+            subset.save_font(font, str(self._font), options)
+
+    def page(self, call: Call, record: Mapping[str, Any] | None, sound: Path | None, wanted: Wanted) -> bytes:
+        """A PDF of one page. record: as it is signed. sound: as it goes along, None for a sealed one."""
+        pdf = FPDF(format="A4")
+        pdf.set_margins(_LEFT, 18, _LEFT)
+        pdf.set_auto_page_break(False)
+        pdf.add_font("ja", "", self._font)
+        pdf.add_page()
+        pdf.set_title(f"Tsuroku {call.call_id}")
+        _heading(pdf, call)
+        for ja, en, value in _rows(call):
+            _row(pdf, ja, en, value)
+        if sound is not None:
+            _waveform(pdf, call, sound)
+        _row(pdf, "録音", "Recording", _recording(call, _parts(call, sound, wanted)))
+        if self._note:
+            _row(pdf, "メモ", "Note", self._note)
+        _hashes(pdf, call, record)
+        _foot(pdf)
+        return bytes(pdf.output())
+
+
+def _parts(call: Call, sound: Path | None, wanted: Wanted) -> str | None:
+    """What of the sound is left out."""
+    if wanted.clip:
+        first, last = wanted.clip
+        return f"この束には {first}〜{last} 秒だけ / this bundle holds seconds {first} to {last} alone"
+    if wanted.silence:
+        seconds = ", ".join(f"{a}–{b}" for a, b in wanted.silence)
+        return f"この束では {seconds} 秒を無音にしてある / seconds {seconds} were silenced for this bundle"
+    return "封印されている / sealed" if sound is None and call.recording else None
 
 
 def _heading(pdf: FPDF, call: Call) -> None:
@@ -143,7 +176,7 @@ def _rows(call: Call) -> list[tuple[str, str, str]]:
         ("応答", "Answered", _time(call, call.answered_ns)),
         ("終わり", "Ended", _time(call, call.ended_ns)),
         ("通話時間", "Length", length),
-        ("時計の状態", "Clock", _both(_CLOCKS[call.clock.state])),
+        ("時計の状態", "Clock", _both(_OF_FILE if call.imported else _CLOCKS[call.clock.state])),
     ]
 
 
@@ -154,7 +187,8 @@ def _recording(call: Call, parts: str | None) -> str:
     told = [f"{recording.duration_s:.2f} s, {recording.rate_hz} Hz, {_time(call, recording.from_ns)}"]
     for ja, en, stretches in (
         ("捕らえられず無音", "silence, not captured", recording.gaps),
-        ("停止中で無音", "silence, paused", recording.muted),
+        ("停止中で無音", "silence, paused", [each for each in recording.muted if each.by != KEYS]),
+        ("番号ボタンの音を消去", "silence, a key's tone", [each for each in recording.muted if each.by == KEYS]),
     ):
         for each in stretches[:6]:
             told.append(f"{each.at_s:.2f}–{each.at_s + each.duration_s:.2f} s: {ja} / {en}")
@@ -222,7 +256,8 @@ def _hashes(pdf: FPDF, call: Call, record: Mapping[str, Any] | None) -> None:
         told.append(f"SHA-256\n{recording.sha256}")
         if recording.root:
             told.append(f"秒ごとの木の根 / root of the seconds\n{recording.root}")
-    told.append(f"装置 / unit boot  {call.boot_id}")
+    if not call.imported:
+        told.append(f"装置 / unit boot  {call.boot_id}")
     if record is None:
         told.append("記録は連鎖にありません / the record stands in no chain")
     _row(pdf, "照合用の値", "Hashes", "\n".join(told), 8.2)

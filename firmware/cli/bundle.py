@@ -7,10 +7,9 @@ import contextlib
 import getpass
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
@@ -35,7 +34,6 @@ def _stretch(text: str, option: str) -> tuple[int, int]:
 def export(args: argparse.Namespace) -> int:
     from firmware.bundle.export import ExportError, Wanted
     from firmware.bundle.export import export as write
-    from firmware.bundle.report import page
 
     wanted = Wanted(
         silence=tuple(_stretch(text, "--silence") for text in args.silence),
@@ -69,23 +67,6 @@ def export(args: argparse.Namespace) -> int:
         with plain_sound(path, args.key, args.passphrase_file) as plain:
             yield plain
 
-    def report(call: Call, record: Mapping[str, Any] | None, sound: Path | None, of: Wanted) -> bytes:
-        parts = None
-        if of.clip:
-            first, last = of.clip
-            parts = f"この束には {first}〜{last} 秒だけ / this bundle holds seconds {first} to {last} alone"
-        elif of.silence:
-            seconds = ", ".join(f"{a}–{b}" for a, b in of.silence)
-            parts = f"この束では {seconds} 秒を無音にしてある / seconds {seconds} were silenced for this bundle"
-        elif sound is None and call.recording:
-            parts = "封印されている / sealed"
-        if sound is None or call.imported is None:
-            return page(call, record, sound, of.note, parts)
-        from firmware.imports import as_wav
-
-        with as_wav(sound) as wav:
-            return page(call, record, wav, of.note, parts)
-
     with (
         in_words(args.out),
         bar("Making the bundle") as progress,
@@ -102,7 +83,6 @@ def export(args: argparse.Namespace) -> int:
                 stamps,
                 wanted,
                 sound_of,
-                report,
                 Path(work),
                 VERSION,
                 progress,

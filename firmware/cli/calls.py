@@ -21,6 +21,7 @@ from firmware.cli.keys import plain_sound, playable
 from firmware.cli.main import InputError, json_line
 from firmware.cli.show import caller_text, level_text, outcome_text, terminal, time_text, waveform
 from firmware.cli.unit import settings_of
+from firmware.core.facts import KEYS
 from firmware.core.numbers import e164
 from firmware.records.store import CallReader, StoreError
 
@@ -175,8 +176,9 @@ def show(args: argparse.Namespace) -> int:
         for gap in recording["gaps"]:
             table.add_row("silence", f"{gap['duration_s']:.2f} s at {gap['at_s']:.2f} s were not captured")
         for gap in recording["muted"]:
-            by = f", by {gap['by']}" if gap.get("by") else ""
-            table.add_row("paused", f"{gap['duration_s']:.2f} s at {gap['at_s']:.2f} s{by}")
+            what = "key tone" if gap.get("by") == KEYS else "paused"
+            by = f", by {gap['by']}" if gap.get("by") and what == "paused" else ""
+            table.add_row(what, f"{gap['duration_s']:.2f} s at {gap['at_s']:.2f} s{by}")
         if levels := recording.get("levels"):
             table.add_row("level", level_text(levels))
         if recording.get("drift_ppm") is not None:

@@ -133,7 +133,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("calls", nargs="+", metavar="CALL", help="a call's id, or its last digits")
     export.add_argument("--out", type=Path, required=True, metavar="BUNDLE.zip", help="a new file")
-    export.add_argument("--copy", choices=("mp3", "opus"), help="also a copy that everything plays; it proves nothing")
+    export.add_argument(
+        "--copy", choices=("mp3", "opus", "wav"), help="also a copy that everything plays; it proves nothing"
+    )
     export.add_argument(
         "--silence", action="append", default=[], metavar="FROM-TO", help="these seconds become silence"
     )

@@ -23,6 +23,7 @@ from firmware.core.line import (
     Command,
     Fact,
     Line,
+    MuteKey,
     SaveCall,
     ShowLine,
     StartRecording,
@@ -256,6 +257,8 @@ class _Words:
                 return f"recording until {self._time(command.until_ns)}, {fate}"
             case SaveCall():
                 return "event " + ", ".join(event.type for event in command.events) if command.events else ""
+            case MuteKey():
+                return f"silence in the recording for the key at {self._time(command.from_ns)}"
             case ShowLine():
                 return ""  # the state is told with its rule
             case _:

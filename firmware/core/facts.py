@@ -8,6 +8,8 @@ from typing import Any
 from drivers.signals import Signal
 from firmware.core.outbox import Stream
 
+KEYS = "keys"  # Gap.by: the tone of a key was in it
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:

@@ -213,6 +213,15 @@ class Mute:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MuteKey:
+    """A key that was keyed in a call: its tone goes into the file as silence. Times are those of the tone."""
+
+    line: int
+    from_ns: int
+    until_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShowLine:
     """The line's state changed."""
 
@@ -222,7 +231,7 @@ class ShowLine:
     call_id: str | None
 
 
-Command = SaveCall | StartRecording | StopRecording | ShowLine
+Command = SaveCall | StartRecording | StopRecording | MuteKey | ShowLine
 
 
 class Reads(Protocol):
@@ -247,6 +256,7 @@ class LineConfig:
     pre_roll_ms: int
     do_not_record: tuple[str, ...]  # E.164, or the digits of a short number
     hook: HookTiming
+    mute_keys: bool = False  # what is keyed after the answer is silence in the recording
 
 
 LineTimer = Literal["ringing_over", "handshake_over", "number_over", "unused"]
@@ -964,6 +974,8 @@ def _key_dials(line: Line, fact: KeyHeard) -> State:
 def _keyed(line: Line, fact: KeyHeard) -> State:
     line._call = replace(line._the_call(), keyed=line._the_call().keyed + 1)
     line._mark(Mark(kind="key", at_ns=fact.at_ns, until_ns=fact.until_ns))
+    if line.config.mute_keys and fact.source == "line":  # the modem tells of a key, not when its tone was
+        line._out.append(MuteKey(line=line.config.number, from_ns=fact.at_ns, until_ns=fact.until_ns))
     line._used(fact.until_ns)
     return line.state
 

@@ -24,8 +24,8 @@ import soundfile
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 from drivers.signals import AudioBlock
-from firmware.core.facts import Gap, Levels, RecordingFailed, RecordingReady
-from firmware.core.line import Mute, StartRecording, StopRecording
+from firmware.core.facts import KEYS, Gap, Levels, RecordingFailed, RecordingReady
+from firmware.core.line import Mute, MuteKey, StartRecording, StopRecording
 from firmware.recording.flac import copied
 from firmware.recording.leaves import Leaves, root_of
 from firmware.recording.levels import Meter, levels_of
@@ -41,7 +41,12 @@ _COMMENT = "monotonic ns of the first frame: {}; seed of its leaves: {}"
 _IN_COMMENT = re.compile(r"monotonic ns of the first frame: (\d+)(?:; seed of its leaves: ([0-9a-f]{64}))?")
 # The newest frames stay out of the file for this long: a stop names a moment that is already past when it arrives, and
 # the file must end there.
-_HELD_BACK_MS = 250
+HELD_BACK_MS = 250
+# A key's tone is told behind its end; one of 1.5 s is silenced whole, and of a longer one what comes behind that.
+HELD_BACK_FOR_KEYS_MS = 2000
+_AROUND_KEY_NS = 30_000_000  # its edges are known to some milliseconds
+# Written in such pieces at least: each costs the same, however short it is.
+_PIECE_MS = 200
 # Frames still missing this long after they should have been captured are not coming: the codec is away.
 _OVERDUE_NS = 2_000_000_000
 _READ = 65_536  # frames
@@ -80,7 +85,8 @@ class Recorder:
     """Feed it with blocks and commands in any order of arrival. post takes RecordingReady and RecordingFailed.
 
     directory: the unit's data directory; files go to recordings/YYYY-MM below it. owner: files are sealed to this key.
-    tags: what goes into a file's header (TAGS), by line and time of the first frame.
+    tags: what goes into a file's header (TAGS), by line and time of the first frame. held_back_ms: so long sound waits
+    before it goes to a file, for what is told of it late.
     Thread: one at a time; RecorderThread gives it its own.
     """
 
@@ -94,6 +100,7 @@ class Recorder:
         post: Callable[[RecordingReady | RecordingFailed], None],
         owner: X25519PublicKey | None = None,
         tags: Callable[[int, int], Mapping[str, str]] = lambda line, from_ns: {},
+        held_back_ms: int = HELD_BACK_MS,
     ) -> None:
         self._directory, self._rate_hz, self._post, self._owner, self._tags = directory, rate_hz, post, owner, tags
         self._sync_ns = round(sync_s * 1e9)
@@ -101,7 +108,7 @@ class Recorder:
         self._frame_ns = 1_000_000_000 // rate_hz
         self._ring = bytearray(2 * round(ring_s * rate_hz))
         self._frames = len(self._ring) // 2
-        self._held_back = rate_hz * _HELD_BACK_MS // 1000
+        self._held_back, self._piece = rate_hz * held_back_ms // 1000, rate_hz * _PIECE_MS // 1000
         self._end = 0  # index after the newest frame in the ring
         self._anchor: tuple[int, int] | None = None  # (index, ns) of a frame near the end
         self._drift_ppm: int | None = None
@@ -128,9 +135,11 @@ class Recorder:
         self._anchor = (self._end, at_ns)
         self._append(memoryview(block.pcm))
 
-    def obey(self, command: StartRecording | StopRecording | Mute) -> None:
+    def obey(self, command: StartRecording | StopRecording | Mute | MuteKey) -> None:
         if isinstance(command, Mute):
             self._mute(command)
+        elif isinstance(command, MuteKey):
+            self._mute_key(command.from_ns - _AROUND_KEY_NS, command.until_ns + _AROUND_KEY_NS)
         elif isinstance(command, StartRecording):
             if self._anchor is None:
                 self._waiting = [command]  # at most one call is up; an older start was stopped
@@ -140,12 +149,22 @@ class Recorder:
             self._stop(command)
 
     def _mute(self, command: Mute) -> None:
-        """One stretch is muted at a time; what lies further back than the ring is nobody's any more."""
-        oldest_ns = command.at_ns - 2 * self._frames * self._frame_ns
+        """One pause at a time; what lies further back than the ring is nobody's any more."""
         cut = [(start, command.at_ns if end is None else min(end, command.at_ns), by) for start, end, by in self._mutes]
-        self._mutes = [(start, end, by) for start, end, by in cut if oldest_ns < end and start < end]
+        self._mutes = [(start, end, by) for start, end, by in cut if start < end]
+        self._forget_mutes(command.at_ns)
         if command.from_ns is not None:
             self._mutes.append((command.from_ns, command.until_ns, command.by))
+
+    def _mute_key(self, from_ns: int, until_ns: int) -> None:
+        self._forget_mutes(until_ns)
+        paused = any(start <= from_ns and (end is None or until_ns <= end) for start, end, _ in self._mutes)
+        if not paused:
+            self._mutes.append((from_ns, until_ns, KEYS))
+
+    def _forget_mutes(self, now_ns: int) -> None:
+        oldest_ns = now_ns - 2 * self._frames * self._frame_ns
+        self._mutes = [(start, end, by) for start, end, by in self._mutes if end is None or oldest_ns < end]
 
     def tick(self, now_ns: int) -> None:
         """Let time pass: ends a file whose last frames are not coming, and syncs."""
@@ -277,6 +296,8 @@ class Recorder:
 
     def _write_to(self, writing: _Open) -> None:
         until = self._end - self._held_back if writing.stop is None else min(self._end, writing.stop)
+        if writing.stop is None and until - writing.next < self._piece:
+            return
         while writing.next < until:
             where = writing.next % self._frames
             count = min(until - writing.next, self._frames - where)
@@ -442,7 +463,9 @@ class RecorderThread:
 
     def __init__(self, recorder: Recorder, lane_blocks: int = 1200) -> None:
         self._recorder = recorder
-        self._lane: queue.SimpleQueue[AudioBlock | StartRecording | StopRecording | Mute | None] = queue.SimpleQueue()
+        self._lane: queue.SimpleQueue[AudioBlock | StartRecording | StopRecording | Mute | MuteKey | None] = (
+            queue.SimpleQueue()
+        )
         self._lane_blocks = lane_blocks
         self._dropped = 0
         self.beat_ns = time.monotonic_ns()
@@ -463,7 +486,7 @@ class RecorderThread:
             )
         self._lane.put(block)
 
-    def obey(self, command: StartRecording | StopRecording | Mute) -> None:
+    def obey(self, command: StartRecording | StopRecording | Mute | MuteKey) -> None:
         """Thread: any."""
         self._lane.put(command)
 

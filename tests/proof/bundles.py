@@ -22,6 +22,7 @@ from firmware.bundle.export import _Bundle
 from firmware.bundle.verify import Unusable, verify
 from firmware.cli.main import main
 from firmware.records.evidence import Signer
+from firmware.settings import RecordingSettings
 from firmware.simulate import results, stepped
 from tests.proof.report import Report
 
@@ -66,7 +67,7 @@ class Shop:
         self.run("keys", "make", self.keys, "--passphrase-file", work / "words")
         self.calls: dict[Path, list[str]] = {}
         for name, key in (("plain", None), ("sealed", self.keys / "owner-public.pem")):
-            stepped(story.parse(_DAY, work / "day.txt"), work / name, seal_to=key)
+            stepped(story.parse(_DAY, work / "day.txt"), work / name, recording=RecordingSettings(seal_to=key))
             self.calls[work / name] = [call["call_id"] for call in results(work / name)[0]]
         self.bundle = self.export(work / "plain", self.calls[work / "plain"])
 

@@ -22,7 +22,7 @@ from drivers.virtual.line import PinChange, VirtualLine
 from drivers.virtual.pins import VirtualPins
 from drivers.virtual.sound import AUDIO_DELAY_MS
 from firmware.app import Unit, hardware
-from firmware.settings import BrokerSettings
+from firmware.settings import BrokerSettings, RecordingSettings
 from firmware.simulate import virtual_settings
 from hw import board
 
@@ -32,7 +32,8 @@ def main(scenario_path: str, data_dir: str, modem: str, broker_port: str, base_n
     scenario = story.load(Path(scenario_path))
     line = VirtualLine(scenario)
     broker = BrokerSettings(host="127.0.0.1", port=int(broker_port), tls=False)
-    settings = virtual_settings(scenario, Path(data_dir), modem=modem, broker=broker, delay_ms=AUDIO_DELAY_MS)
+    recording = RecordingSettings(audio_delay_ms=AUDIO_DELAY_MS)
+    settings = virtual_settings(scenario, Path(data_dir), modem=modem, broker=broker, recording=recording)
     facts = board.load(settings.unit.board)
     factory = MockFactory()
     pins = VirtualPins(factory, facts)
