@@ -32,6 +32,7 @@ from firmware.core.facts import (
     EventAccepted,
     EventRefused,
     Input,
+    LocalAsked,
     MessageReceived,
     RecordingSwitched,
     SinkConnected,
@@ -149,7 +150,7 @@ class Unit:
         self.publishers = {broker.name: self._publisher(broker) for broker in settings.broker} if live else {}
         self.couriers = self._couriers() if live else {}
         self.timestamper = self._timestamper() if live else None
-        self.local = LocalServer(data)
+        self.local = LocalServer(data, lambda: self.engine.post(LocalAsked(at_ns=self._now())))
         self.management = Management(settings, self.store, self, filed, patch, self.boot_id)
         self.retention = Retention(settings.retention, data, self.store)
         self.restarts = False  # it ends only to begin anew
@@ -297,7 +298,6 @@ class Unit:
         self._drivers = [*drivers, *([panel] if panel else [])]
         for driver in self._drivers:
             driver.start()
-        self.engine.every(0.2, lambda: self.local.answer_all(self.management.obey))
         self.engine.every(5.0, self._watch_recorders)
         self.engine.every(1.0, self._stop_to_restart)
         self.retention.start()
@@ -399,6 +399,9 @@ class Unit:
         match fact:
             case MessageReceived():
                 self._received(fact)
+                return
+            case LocalAsked():
+                self.local.answer_all(self.management.obey)
                 return
             case DeviceLost():
                 self._note(f"{fact.device}/{fact.line}", fact.reason)

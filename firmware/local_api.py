@@ -43,10 +43,10 @@ def _address(directory: Path) -> Iterator[str]:
 
 
 class LocalServer:
-    """Takes requests on a thread of its own; answer_all() answers them on the loop's."""
+    """Takes requests on a thread of its own; answer_all() answers them on the loop's. asked: has it called, there."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, asked: Callable[[], None] = lambda: None) -> None:
+        self._directory, self._asked = directory, asked
         self._waiting: queue.SimpleQueue[tuple[Request, queue.SimpleQueue[Answer]]] = queue.SimpleQueue()
         self._socket: socket.socket | None = None
 
@@ -79,6 +79,7 @@ class LocalServer:
                         continue
                     reply: queue.SimpleQueue[Answer] = queue.SimpleQueue()
                     self._waiting.put((request, reply))
+                    self._asked()
                     answer = json.dumps(reply.get(timeout=_PATIENCE_S)).encode() + b"\n"
                     connection.settimeout(_REQUEST_S)
                     connection.sendall(answer)

@@ -147,5 +147,12 @@ class MessageReceived:
     retained: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalAsked:
+    """Somebody on this machine waits for an answer at the local socket."""
+
+    at_ns: int
+
+
 DeliveryFact = SinkConnected | SinkLost | EventAccepted | EventRefused | MessageReceived
-Input = Signal | RecordingReady | RecordingFailed | CallLeftOpen | RecordingSwitched | DeliveryFact
+Input = Signal | RecordingReady | RecordingFailed | CallLeftOpen | RecordingSwitched | DeliveryFact | LocalAsked

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from drivers.signals import ButtonHeld, ButtonPressed, LinePresentEdge, LoopEdge
-from firmware.core.facts import DeliveryFact, Input, RecordingSwitched
+from firmware.core.facts import DeliveryFact, Input, LocalAsked, RecordingSwitched
 from firmware.core.line import Command, Line
 from firmware.engine.journal import Journal
 
-_NO_LINES = (*typing.get_args(DeliveryFact), ButtonHeld)  # what goes past the lines, and is in no journal
+_NO_LINES = (*typing.get_args(DeliveryFact), LocalAsked, ButtonHeld)  # what goes past the lines, and is in no journal
 # A timer waits this long past its time for edges that a driver's thread is late with: an edge stamped before the timer
 # must be heard before it.
 _LATENESS_NS = 5_000_000
@@ -60,7 +60,7 @@ class Engine:
     def every(self, period_s: float, work: Callable[[], None]) -> None:
         """Call work on the loop's thread about every period_s."""
         period_ns = round(period_s * 1e9)
-        self._periodic.append(_Periodic(self._now() + period_ns, period_ns, work))
+        self._periodic.append(_Periodic((self._now() // period_ns + 1) * period_ns, period_ns, work))
 
     def run(self) -> None:
         """Live mode: until stop()."""
@@ -109,7 +109,7 @@ class Engine:
         self._fire_lines(to_ns)
         for each in self._periodic:
             if each.due_ns <= to_ns:
-                each.due_ns = to_ns + each.period_ns
+                each.due_ns = (to_ns // each.period_ns + 1) * each.period_ns  # all of one period at once: one waking
                 each.work()
         if self._journal.full and to_ns - self._last_ns > _ROTATE_IDLE_NS and not self.busy:
             self._journal.start_file(list(self._levels.values()))

@@ -46,7 +46,8 @@ HELD_BACK_MS = 250
 HELD_BACK_FOR_KEYS_MS = 2000
 _AROUND_KEY_NS = 30_000_000  # its edges are known to some milliseconds
 # Written in such pieces at least: each costs the same, however short it is.
-_PIECE_MS = 200
+_PIECE_MS = 100
+_LOOK_S = 0.2  # each look into the lane costs the same, however many blocks are in it
 # Frames still missing this long after they should have been captured are not coming: the codec is away.
 _OVERDUE_NS = 2_000_000_000
 _READ = 65_536  # frames
@@ -457,8 +458,9 @@ class Recorder:
 class RecorderThread:
     """Gives a Recorder its thread and its lane: a queue of blocks and commands that nobody waits on.
 
-    take() is made for an audio callback: it takes no lock and never blocks. A lane longer than lane_blocks (a card that
-    stalls for that long) drops blocks; they are counted, and filled with silence when the lane moves on.
+    take() is made for an audio callback: it takes no lock, wakes nobody and never blocks. The thread looks into its
+    lane a few times a second, and at once for a command. A lane longer than lane_blocks (a card that stalls for that
+    long) drops blocks; they are counted, and filled with silence when the lane moves on.
     """
 
     def __init__(self, recorder: Recorder, lane_blocks: int = 1200) -> None:
@@ -467,6 +469,7 @@ class RecorderThread:
             queue.SimpleQueue()
         )
         self._lane_blocks = lane_blocks
+        self._called = threading.Event()
         self._dropped = 0
         self.beat_ns = time.monotonic_ns()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
@@ -487,29 +490,32 @@ class RecorderThread:
         self._lane.put(block)
 
     def obey(self, command: StartRecording | StopRecording | Mute | MuteKey) -> None:
-        """Thread: any."""
+        """Thread: any but the codec's."""
         self._lane.put(command)
+        self._called.set()
 
     def close(self) -> None:
         """Close what is open and end the thread. Waits for it."""
         self._lane.put(None)
+        self._called.set()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
 
     def _run(self) -> None:
         while True:
-            try:
-                item = self._lane.get(timeout=1.0)
-            except queue.Empty:
-                item = AudioBlock(at_ns=0, pcm=b"")
+            self._called.wait(_LOOK_S)
+            self._called.clear()
             self.beat_ns = time.monotonic_ns()
-            if item is None:
-                self._recorder.close()
-                return
-            if not isinstance(item, AudioBlock):
-                self._recorder.obey(item)
-            elif item.pcm:
-                self._recorder.take(item)
+            while not self._lane.empty():  # nobody else takes anything out
+                item = self._lane.get()
+                if item is None:
+                    self._recorder.close()
+                    return
+                if isinstance(item, AudioBlock):
+                    self._recorder.take(item)
+                else:
+                    self._recorder.obey(item)
+                self.beat_ns = time.monotonic_ns()
             self._recorder.tick(self.beat_ns)
 
 
