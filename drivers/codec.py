@@ -11,7 +11,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pyaudio
 
@@ -114,38 +115,44 @@ class CaptureClock:
         return lost
 
 
+@dataclass(slots=True)
+class Tap:
+    """A line on one channel of a codec, counted from 1.
+
+    take is called straight from PortAudio's callback, so it must neither block nor do work: hand in
+    `queue.SimpleQueue().put`.
+    """
+
+    line: int
+    channel: int
+    take: Callable[[AudioBlock], None]
+    untaken_frames: int = 0
+
+
 class Codec:
-    """Captures one line. One supervising thread, `codec-LINE`; PortAudio calls back on a thread of its own.
+    """Captures the lines on one device. One supervising thread, `codec-LINE`; PortAudio calls back on one of its own.
 
     device: ALSA or PortAudio device name or a part of it; the first device with inputs that fits is taken.
-    post is called on the supervising thread. take is called straight from PortAudio's callback, so it must neither
-    block nor do work: hand in `queue.SimpleQueue().put`. While the device is away it is opened again and again;
+    post is called on the supervising thread, for each line. While the device is away it is opened again and again;
     what was missed is the lost_frames of the next block.
     """
 
     def __init__(
-        self,
-        line: int,
-        device: str,
-        rate_hz: int,
-        buffer_frames: int,
-        post: Callable[[Signal], None],
-        take: Callable[[AudioBlock], None],
+        self, device: str, rate_hz: int, buffer_frames: int, post: Callable[[Signal], None], taps: Sequence[Tap]
     ) -> None:
-        self._line = line
         self._device = device
         self._rate_hz = rate_hz
         self._buffer_frames = buffer_frames
         self._post = post
-        self._take = take
+        self._taps = taps
+        self._channels = max(tap.channel for tap in taps)
         self._clock = CaptureClock(rate_hz)
         self._broken = False  # the next block is the first of a new stream
-        self._untaken_frames = 0
         self._faults = 0
         self._lost_reason: str | None = None
         self._arrival_ns: int | None = None
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._supervise, name=f"codec-{line}", daemon=True)
+        self._thread = threading.Thread(target=self._supervise, name=f"codec-{taps[0].line}", daemon=True)
 
     def start(self) -> None:
         """Return at once; DeviceReady or DeviceLost follows."""
@@ -184,7 +191,7 @@ class Codec:
                 try:
                     stream = audio.open(
                         rate=self._rate_hz,
-                        channels=1,
+                        channels=self._channels,
                         format=pyaudio.paInt16,
                         input=True,
                         input_device_index=index,
@@ -210,11 +217,11 @@ class Codec:
                 audio.terminate()
 
     def _find(self, audio: pyaudio.PyAudio) -> tuple[int | None, dict[int, str]]:
-        """Index of the wanted device, and the names of all devices that have inputs."""
+        """Index of the wanted device, and the names of all devices that have inputs enough."""
         names = {}
         for index in range(audio.get_device_count()):
             info = audio.get_device_info_by_index(index)
-            if info["maxInputChannels"] > 0:
+            if info["maxInputChannels"] >= self._channels:
                 names[index] = str(info["name"])
         fitting = [index for index, name in names.items() if self._device in name]
         exact = [index for index in fitting if names[index] == self._device]
@@ -230,23 +237,25 @@ class Codec:
                 return
         self._lost_reason = None
         detail = f"{name}, {self._rate_hz} Hz"
-        self._post(DeviceReady(at_ns=self._arrival_ns, device="codec", line=self._line, detail=detail))
-        _log.info("codec=ready line=%d device=%r rate_hz=%d", self._line, name, self._rate_hz)
+        for tap in self._taps:
+            self._post(DeviceReady(at_ns=self._arrival_ns, device="codec", line=tap.line, detail=detail))
+            _log.info("codec=ready line=%d device=%r rate_hz=%d", tap.line, name, self._rate_hz)
         faults = self._faults
         while not self._closing.wait(0.5):
             if self._faults != faults:
                 faults = self._faults
-                _log.error("codec=blocks_not_taken line=%d count=%d", self._line, faults)
+                _log.error("codec=blocks_not_taken device=%r count=%d", self._device, faults)
             if not stream.is_active() or time.monotonic_ns() - self._arrival_ns > _STALL_S * 1e9:
                 self._lose(f"{self._named()} stopped giving sound; see that it is plugged in and its cable is whole.")
                 return
 
     def _lose(self, reason: str) -> None:
         """Told before the stream is closed, which can take long. Posted once until the device is ready again."""
-        if self._lost_reason is None:
-            self._post(DeviceLost(at_ns=time.monotonic_ns(), device="codec", line=self._line, reason=reason))
         level = logging.DEBUG if reason == self._lost_reason else logging.WARNING
-        _log.log(level, "codec=lost line=%d reason=%r", self._line, reason)
+        for tap in self._taps:
+            if self._lost_reason is None:
+                self._post(DeviceLost(at_ns=time.monotonic_ns(), device="codec", line=tap.line, reason=reason))
+            _log.log(level, "codec=lost line=%d reason=%r", tap.line, reason)
         self._lost_reason = reason
 
     def _captured(self, pcm: bytes, frames: int, _timing: object, flags: int) -> tuple[None, int]:
@@ -258,18 +267,22 @@ class Codec:
         try:
             at_ns, lost = self._clock.stamp(arrival_ns, frames, broken)
             self._broken = False
-            self._untaken_frames += lost
-            block = AudioBlock(at_ns=at_ns, pcm=pcm, lost_frames=self._untaken_frames, drift_ppm=self._clock.drift_ppm)
-            self._untaken_frames += frames
-            self._take(block)
-            self._untaken_frames = 0
+            drift_ppm, step = self._clock.drift_ppm, self._channels
+            for tap in self._taps:
+                tap.untaken_frames += lost
+                own = pcm if step == 1 else memoryview(pcm).cast("h")[tap.channel - 1 :: step].tobytes()
+                block = AudioBlock(at_ns=at_ns, pcm=own, lost_frames=tap.untaken_frames, drift_ppm=drift_ppm)
+                tap.untaken_frames += frames
+                tap.take(block)
+                tap.untaken_frames = 0
         except Exception:  # noqa: BLE001  the thread's outermost edge: further up it would stop the stream silently
             self._faults += 1
         self._arrival_ns = arrival_ns
         return None, pyaudio.paContinue
 
     def _named(self) -> str:
-        return f"The codec {self._device!r} of line {self._line}"
+        lines = " and ".join(str(tap.line) for tap in self._taps)
+        return f"The codec {self._device!r} of line {lines}"
 
 
 def _text(error: Exception) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
-from drivers.codec import Codec
+from drivers.codec import Codec, Tap
 from drivers.gpio import LineInputs, Panel, PanelState
 from drivers.listener import Listener
 from drivers.modem import Modem
@@ -747,13 +747,15 @@ def hardware(unit: Unit, *, pin_factory: Any | None = None) -> tuple[list[Driver
     countries = {line.number: line.country for line in unit.settings.line}
     listener = Listener(countries, r.rate_hz, post, audio_delay_ms=r.audio_delay_ms)
     drivers: list[Driver] = [listener]
+    codecs: dict[str, list[Tap]] = {}
     for line in unit.settings.line:
         drivers.append(LineInputs(line.number, unit.board.line[line.number - 1], post, pin_factory=pin_factory))
         if line.modem:
             capture = unit.settings.unit.data_dir / "support" / f"modem-{line.number}.raw"
             drivers.append(Modem(line.number, line.modem, line.modem_model, line.country, post=post, capture=capture))
         take = _heard_by(unit.lanes[line.number], listener, line.number)
-        drivers.append(Codec(line.number, line.codec, r.rate_hz, r.buffer_frames, post, take))
+        codecs.setdefault(line.codec, []).append(Tap(line.number, line.channel, take))
+    drivers += [Codec(device, r.rate_hz, r.buffer_frames, post, taps) for device, taps in codecs.items()]
     return drivers, Panel(unit.board.panel, post, pin_factory=pin_factory)
 
 

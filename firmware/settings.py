@@ -53,6 +53,7 @@ class LineSettings:
 
     number: int = field(metadata=_limits(1, 16))
     codec: str  # ALSA or PortAudio device NAME, or a part of it; never an index
+    channel: int = field(default=1, metadata=_limits(1, 8))  # of the codec: one can carry several lines
     modem: str | None = None  # a path, or a name below /dev/serial/by-id; absent: no modem on this line
     modem_model: Literal["auto", "usr5637", "cx93001", "isomodem", "generic"] = "auto"
     country: Country = "jp"
@@ -338,6 +339,9 @@ def _check(settings: Settings, name: str) -> None:
     for section, value in (("unit] site", settings.unit.site), ("unit] unit", settings.unit.unit)):
         if len(re.findall("[0-9]", value)) >= 7:
             raise SettingsError(f"{name}: [{section} = {value!r} looks like a phone number; topics never hold one.")
+    taps = [(line.codec, line.channel) for line in settings.line]
+    if len(set(taps)) < len(taps):
+        raise SettingsError(f"{name}: [[line]]: two lines are on one channel of one codec; give each its own channel.")
     numbers = [line.number for line in settings.line]
     if numbers != list(range(1, len(numbers) + 1)):
         raise SettingsError(f"{name}: [[line]] number: lines must be numbered 1, 2, ... in order, found {numbers}.")

@@ -13,9 +13,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from gpiozero.pins.mock import MockFactory
 
 from drivers.modem_text import ModemText
@@ -36,7 +38,7 @@ from drivers.virtual.line import ButtonPress, Change, Fault, ModemBytesDue, PinC
 from drivers.virtual.modem import Dialect, VirtualModem, caller_id_bytes, ring_bytes
 from drivers.virtual.pins import VirtualPins
 from drivers.virtual.scenario import Break, LoseAudio, Scenario
-from drivers.virtual.sound import AUDIO_DELAY_MS, SoundError, VirtualSound
+from drivers.virtual.sound import AUDIO_DELAY_MS, RATE_HZ, SoundError, VirtualSound
 from firmware import clock
 from firmware.app import STORE, Unit, hardware
 from firmware.core.call import ClockRead
@@ -51,24 +53,30 @@ _BOOT_NS = 20_000_000_000  # a Pi is dark this long after a power cut
 
 
 def virtual_settings(
-    scenario: Scenario,
+    scenarios: Scenario | Sequence[Scenario],
     data_dir: Path,
     *,
-    modem: str | None = None,
+    modem: str | Sequence[str | None] | None = None,
     broker: BrokerSettings | None = None,
     recording: RecordingSettings = RecordingSettings(),  # noqa: B008 - it cannot change
 ) -> Settings:
-    """The settings of a unit on the virtual line."""
-    line = LineSettings(
-        number=1,
-        codec="linetap",
-        modem=modem,
-        country=scenario.country,
-        number_display=scenario.number_display,
+    """The settings of a unit on the virtual line; on several of them, one scenario and channel each."""
+    played = [scenarios] if isinstance(scenarios, Scenario) else scenarios
+    modems = [modem] if modem is None or isinstance(modem, str) else modem
+    lines = tuple(
+        LineSettings(
+            number=number,
+            codec="linetap",
+            channel=number,
+            modem=port,
+            country=each.country,
+            number_display=each.number_display,
+        )
+        for number, (each, port) in enumerate(zip(played, modems, strict=True), 1)
     )
     return Settings(
-        unit=UnitSettings(site="demo", unit="virtual-1", data_dir=data_dir),
-        line=(line,),
+        unit=UnitSettings(site="demo", unit="virtual-1", data_dir=data_dir, board=f"line-tap-{len(lines)}"),
+        line=lines,
         recording=recording,
         broker=(broker,) if broker else (),
     )
@@ -275,21 +283,23 @@ def modem_bytes(dialect: Dialect | None, due: ModemBytesDue) -> bytes:
 
 class LiveUnit:
     """A unit on the virtual line in real time: gpiozero on mock pins, pyserial on a pty, PyAudio on a private
-    PulseAudio sink, a real Mosquitto. A context manager; play() runs the scenario on the calling thread.
+    PulseAudio sink, a real Mosquitto. A context manager; play() runs the scenarios on the calling thread, each on a
+    line of its own; the first is line 1.
     """
 
-    def __init__(self, scenario: Scenario, data_dir: Path) -> None:
-        unplayable = [step for step in scenario.steps if isinstance(step.action, LoseAudio) or _is_power(step.action)]
-        if unplayable:
-            raise ValueError(
-                f"{scenario.path}: at {unplayable[0].at_ns / 1e9:g} s is a fault that only stepped time can cause; "
-                "leave out --live."
-            )
-        self.scenario = scenario
-        self.line = VirtualLine(scenario)
+    def __init__(self, scenarios: Scenario | Sequence[Scenario], data_dir: Path) -> None:
+        self.scenarios = [scenarios] if isinstance(scenarios, Scenario) else list(scenarios)
+        for scenario in self.scenarios:
+            for step in scenario.steps:
+                if isinstance(step.action, LoseAudio) or _is_power(step.action):
+                    raise ValueError(
+                        f"{scenario.path}: at {step.at_ns / 1e9:g} s is a fault that only stepped time can cause; "
+                        "leave out --live."
+                    )
+        self.lines = [VirtualLine(scenario) for scenario in self.scenarios]
         self._data_dir = data_dir
         self._playing_on: threading.Thread | None = None
-        self.base_ns = 0  # the monotonic time of the scenario's 0, once it plays
+        self.base_ns = 0  # the monotonic time of the scenarios' 0, once they play
 
     def __enter__(self) -> LiveUnit:
         """Raises SoundError, BrokerUnavailable; then nothing is left running."""
@@ -307,25 +317,30 @@ class LiveUnit:
         self.broker = VirtualBroker(work / "broker")
         started.callback(self.broker.close)
         self.broker.start()
-        self.sound = VirtualSound(work / "sound")
+        self.sound = VirtualSound(work / "sound", len(self.lines))
         started.callback(self._unplug_codec)
         self.sound.start()
-        self.modem = VirtualModem(work / "modem", self.scenario.modem) if self.scenario.modem else None
-        if self.modem:
-            started.callback(self.modem.close)
+        self.modems = [
+            VirtualModem(work / f"modem-{number}", scenario.modem) if scenario.modem else None
+            for number, scenario in enumerate(self.scenarios, 1)
+        ]
+        for modem in self.modems:
+            if modem:
+                started.callback(modem.close)
         os.environ.update(self.sound.environment())
         settings = virtual_settings(
-            self.scenario,
+            self.scenarios,
             self._data_dir,
-            modem=self.modem.port if self.modem else None,
+            modem=[modem.port if modem else None for modem in self.modems],
             broker=BrokerSettings(host="127.0.0.1", port=self.broker.port, tls=False),
             recording=RecordingSettings(audio_delay_ms=AUDIO_DELAY_MS),
         )
         facts = board.load(settings.unit.board)
         factory = MockFactory()
         self.pins = VirtualPins(factory, facts)
-        for name, active in self.line.initial().items():
-            self.pins.set(1, name, active)
+        for number, line in enumerate(self.lines, 1):
+            for name, active in line.initial().items():
+                self.pins.set(number, name, active)
         self.unit = Unit(settings, facts)
         started.callback(self.unit.close)
         drivers, panel = hardware(self.unit, pin_factory=factory)
@@ -336,29 +351,32 @@ class LiveUnit:
         started.callback(self.unit.engine.stop)
 
     def play(self) -> None:
-        """Play the scenario to its end. The wire's sound is made beforehand, so that it cannot stutter."""
-        rate_hz = self.line.rate_hz
+        """Play the scenarios to the end of the longest. The wires' sound is made before, so that it cannot stutter."""
+        end_ns, rate_hz = max(scenario.end_ns for scenario in self.scenarios), RATE_HZ
         with self._wire.open("wb") as file:
-            for second in range(-(-self.scenario.end_ns // 1_000_000_000)):
-                file.write(self.line.pcm(second * rate_hz, rate_hz))
+            for second in range(-(-end_ns // 1_000_000_000)):
+                parts = [np.frombuffer(line.pcm(second * rate_hz, rate_hz), "<i2") for line in self.lines]
+                file.write(np.stack(parts, axis=1).tobytes())
         self.base_ns = self.sound.play(self._wire)
-        for change in self.line.changes():
+        changes = [zip(line.changes(), repeat(number)) for number, line in enumerate(self.lines, 1)]
+        for change, number in heapq.merge(*changes, key=lambda each: each[0].at_ns):
             late_s = (self.base_ns + change.at_ns - time.monotonic_ns()) / 1e9
             if late_s > 0:
                 time.sleep(late_s)
-            self._happen(change)
-        time.sleep(max(0.0, (self.base_ns + self.scenario.end_ns - time.monotonic_ns()) / 1e9))
+            self._happen(change, number)
+        time.sleep(max(0.0, (self.base_ns + end_ns - time.monotonic_ns()) / 1e9))
 
-    def _happen(self, change: Change) -> None:
+    def _happen(self, change: Change, line: int) -> None:
+        modem = self.modems[line - 1]
         match change:
             case PinChange():
-                self.pins.set(1, change.name, change.active)
+                self.pins.set(line, change.name, change.active)
             case ButtonPress():
                 self.pins.press_button()
-            case ModemBytesDue() if self.modem:
-                self._modem_says(self.modem, change)
-            case Fault(device="modem") if self.modem:
-                self.modem.unplug() if change.action == "unplug" else self.modem.plug()
+            case ModemBytesDue() if modem:
+                self._modem_says(modem, change)
+            case Fault(device="modem") if modem:
+                modem.unplug() if change.action == "unplug" else modem.plug()
             case Fault(device="codec"):
                 self._plug_codec() if change.action == "plug" else self._unplug_codec()
             case Fault(device="broker"):
@@ -414,10 +432,18 @@ def results(data_dir: Path, before: int = 0) -> tuple[list[dict[str, Any]], list
 
 
 def check(
-    scenario: Scenario, data_dir: Path, *, base_ns: int = BASE_NS, tolerance_s: float = 0.02, before: int = 0
+    scenario: Scenario,
+    data_dir: Path,
+    *,
+    base_ns: int = BASE_NS,
+    tolerance_s: float = 0.02,
+    before: int = 0,
+    line: int = 1,
 ) -> list[str]:
-    """Compare what a unit wrote with what the scenario expects; a sentence for each that differs."""
+    """Compare what a unit wrote of a line with what its scenario expects; a sentence for each that differs."""
     calls, events = results(data_dir, before)
+    calls = [call for call in calls if call["line"] == line]
+    events = [event for event in events if event["data"]["line"] == line]
     wanted = scenario.expects
     wrong = []
     if wanted.calls is not None and len(calls) != wanted.calls:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from drivers.codec import CaptureClock, Codec
+from drivers.codec import CaptureClock, Codec, Tap
 from drivers.signals import AudioBlock, DeviceLost, DeviceReady, Signal
 from drivers.virtual.sound import AUDIO_DELAY_MS, RATE_HZ, SoundError, VirtualSound
 
@@ -149,7 +149,7 @@ class Listening:
     def __init__(self, device: str, buffer_frames: int = 800) -> None:
         self.signals: queue.SimpleQueue[Signal] = queue.SimpleQueue()
         self.audio: queue.SimpleQueue[AudioBlock] = queue.SimpleQueue()
-        self.codec = Codec(1, device, RATE_HZ, buffer_frames, self.signals.put, self.audio.put)
+        self.codec = Codec(device, RATE_HZ, buffer_frames, self.signals.put, [Tap(1, 1, self.audio.put)])
 
     def __enter__(self) -> Listening:
         self.codec.start()
@@ -275,7 +275,7 @@ def test_a_block_that_is_not_taken_is_lost_and_counted(wire: VirtualSound) -> No
             raise RuntimeError("full")
         taken.append(block)
 
-    codec = Codec(1, wire.device, RATE_HZ, 800, lambda _: None, take)
+    codec = Codec(wire.device, RATE_HZ, 800, lambda _: None, [Tap(1, 1, take)])
     codec.start()
     deadline = time.monotonic() + 15
     while len(taken) < 5 and time.monotonic() < deadline:

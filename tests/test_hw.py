@@ -22,7 +22,7 @@ def test_the_line_tap_board() -> None:
 
 
 def test_an_unknown_board_is_one_sentence_that_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"^There is no board '../x'; known boards: line-tap-1\.$"):
+    with pytest.raises(ValueError, match=r"^There is no board '../x'; known boards: line-tap-1, line-tap-2\.$"):
         load("../x")
 
 
@@ -63,6 +63,11 @@ def test_a_board_needs_a_line() -> None:
     head = TEXT[: TEXT.index("[[line]]")] + TEXT[TEXT.index("[levels]") :]
     with pytest.raises(ValueError, match="a board has one"):
         parse("line = []\n" + head, "b.toml")
+
+
+def test_the_board_of_two_lines_is_the_one_of_one_with_another_line() -> None:
+    one, two = load("line-tap-1"), load("line-tap-2")
+    assert (two.line[:1], two.panel, two.levels) == (one.line, one.panel, one.levels) and len(two.line) == 2
 
 
 def test_the_wiring_page_agrees_with_the_board() -> None:

@@ -70,6 +70,52 @@ def test_a_scenario_live(played: Callable[[str], Run], name: str) -> None:
     the_journals_give_the_same_calls(data)
 
 
+TWO_LINES = (
+    """\
+title The first of two lines, on the left channel
+number display
+2.0 call from 03-0000-1234
+9.0 lift
+9.5 shop says greeting
+17.0 hang up
+end 22
+expect calls 1
+expect call 1 outcome=answered number=0300001234 answered=9.0 ended=17.0 recording=yes
+""",
+    """\
+title The second, on the right channel, at the same time
+number display
+1.0 call from 03-0000-5678
+10.0 lift
+10.2 caller says greeting
+14.0 shop says order
+18.0 hang up
+end 22
+expect calls 1
+expect call 1 outcome=answered number=0300005678 answered=10.0 ended=18.0 recording=yes
+""",
+)
+
+
+def test_two_lines_on_one_codec_are_kept_apart(tmp_path: Path) -> None:
+    paths = [tmp_path / "left.txt", tmp_path / "right.txt"]
+    for path, text in zip(paths, TWO_LINES, strict=True):
+        path.write_text(text, encoding="utf-8")
+    data = tmp_path / "data"
+    with processes(1) as pool:
+        run = pool.submit(play, paths[0], data, *paths[1:]).result()
+    assert {"state/line/1", "state/line/2"} <= set(run.states)
+    calls = results(data)[0]
+    for number, path in enumerate(paths, 1):
+        assert check(story.load(path), data, base_ns=run.base_ns, tolerance_s=0.1, line=number) == []
+        (call,) = [call for call in calls if call["line"] == number]
+        recording, line = call["recording"], VirtualLine(story.load(path))
+        found = stretches(data / recording["path"], recording["from_ns"], line, run.base_ns)
+        assert recording["gaps"] == [] and len(found) >= 2
+        assert all(each.correlation > 0.999 and abs(each.lag_ms) < 60 for each in found), found
+    the_journals_give_the_same_calls(data)
+
+
 def the_states_are_retained(run: Played, data: Path) -> None:
     calls, events = results(data)
     states = {topic: json.loads(text) for topic, text in run.states.items() if topic != "status"}

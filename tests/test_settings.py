@@ -101,6 +101,7 @@ def test_a_line_of_any_country_may_know_the_number() -> None:
         (HOOK + 'url = "crm.example"\n', "[[webhook]] crm: url must be an address like https://crm.example/hook."),
         (HOOK + 'url = "https://a:b/"\n', "[[webhook]] crm: url must be an address"),
         (HOOK + 'url = "http://crm.example/s3cret"\n', "[[webhook]] crm: url: http is allowed for this machine itself"),
+        (GOOD + '[[line]]\nnumber = 2\ncodec = "linetap"\n', "two lines are on one channel of one codec"),
         (HOOK + 'url = "https://me:pw@crm.example"\n', "url holds a user or password; put a token into token_file"),
         (
             HOOK + 'url = "https://a"\nevents = ["call.mised"]\n',

@@ -26,7 +26,7 @@ AUDIO_DELAY_MS = -10
 # norewinds: without it the sink plays parts again when a player was late, and the captured sound grows longer.
 _PULSE = """\
 load-module module-native-protocol-unix socket={directory}/native auth-anonymous=1
-load-module module-null-sink sink_name=line rate={rate_hz} channels=1 format=s16le norewinds=1
+load-module module-null-sink sink_name=line rate={rate_hz} {form} format=s16le norewinds=1
 set-default-source line.monitor
 """
 
@@ -38,7 +38,8 @@ pcm.!default {{ type pulse server "unix:{directory}/native" device "line.monitor
 """
 
 _DAEMON = ("--daemonize=no", "--exit-idle-time=-1", "--disable-shm=yes")
-_PACAT = f"pacat --playback --raw --device=line --format=s16le --channels=1 --rate={RATE_HZ}"
+# A channel a line; as auxiliary ones, so that nothing is mixed from one into another.
+_PACAT = f"pacat --playback --raw --device=line --format=s16le --rate={RATE_HZ} {{options}}"
 
 # The wire renders ahead by half the shortest latency that a client asked for. A player of silence with the shortest of
 # all keeps that constant, whoever comes and goes; without it the first sound could wait 2 s.
@@ -50,9 +51,9 @@ _REPORTS = 8  # of the player's reports, 20 a second, that are read to tell its 
 
 # pacat reports how much it has played; dd passes the first reports on as they come, the rest is thrown away.
 _PLAY = f"""\
-{{ head -c {int(_LEAD_S * RATE_HZ) * 2} /dev/zero; exec cat; }} |
+{{{{ head -c {{lead}} /dev/zero; exec cat; }}}} |
 {_PACAT} --latency-msec=500 --verbose 2>&1 |
-{{ dd bs=1000 count=200 status=none; exec cat >/dev/null; }}
+{{{{ dd bs=1000 count=200 status=none; exec cat >/dev/null; }}}}
 """
 
 
@@ -61,15 +62,19 @@ class SoundError(Exception):
 
 
 class VirtualSound:
-    """One wire at 8 kHz mono. Several may run side by side, each in a directory of its own. Not thread-safe.
+    """Wires at 8 kHz, a channel each. Several may run side by side, each in a directory of its own. Not thread-safe.
 
     The daemon ends with the thread that plugged it, and so with a killed process too; the players end with the daemon.
     """
 
     device = "linetap"
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory.resolve()
+    def __init__(self, directory: Path, channels: int = 1) -> None:
+        self._directory, self._frame_bytes = directory.resolve(), 2 * channels
+        aux = ",".join(f"aux{number}" for number in range(channels))
+        self._form = f"channels={channels} channel_map={aux}"
+        options = f"--channels={channels} --channel-map={aux}"
+        self._script = {"options": options, "lead": int(_LEAD_S * RATE_HZ) * self._frame_bytes}
         self._daemon: subprocess.Popen[bytes] | None = None
         self._players: list[subprocess.Popen[bytes]] = []
 
@@ -89,7 +94,9 @@ class VirtualSound:
             )
         self._directory.mkdir(parents=True, exist_ok=True)
         for name, text in (("default.pa", _PULSE), ("asound.conf", _ALSA)):
-            (self._directory / name).write_text(text.format(directory=self._directory, rate_hz=RATE_HZ))
+            (self._directory / name).write_text(
+                text.format(directory=self._directory, rate_hz=RATE_HZ, form=self._form)
+            )
         self.plug()
 
     def plug(self) -> None:
@@ -144,7 +151,7 @@ class VirtualSound:
         self.unplug()
 
     def play(self, source: Path | int) -> int:
-        """Play raw 8 kHz mono S16LE from a file, or from a descriptor that is read until its end.
+        """Play raw 8 kHz S16LE, the wires' frames in turn, from a file, or a descriptor that is read until its end.
 
         Returns the CLOCK_MONOTONIC ns at which its first frame enters the wire: after 0.4 s, and half a second before
         that moment. Sounds played at the same time are added. A descriptor is read 0.5 s and more ahead; where it does
@@ -165,10 +172,10 @@ class VirtualSound:
         """
         reading, writing = os.pipe()
         try:
-            os.write(writing, bytes(_AHEAD_S * RATE_HZ * 2))  # no more than a pipe holds
+            os.write(writing, bytes(_AHEAD_S * RATE_HZ * self._frame_bytes))  # no more than a pipe holds
             from_ns = self.play(reading) + _AHEAD_S * 1_000_000_000
             with source.open("rb") as file:
-                file.seek(max(0, round((from_ns - began_ns) * RATE_HZ / 1e9)) * 2)
+                file.seek(max(0, round((from_ns - began_ns) * RATE_HZ / 1e9)) * self._frame_bytes)
                 self._run("exec cat", file.fileno(), writing)
         finally:
             os.close(reading)
@@ -176,7 +183,7 @@ class VirtualSound:
 
     def _run(self, script: str, stdin: int, stdout: int) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            ["sh", "-c", script],
+            ["sh", "-c", script.format(**self._script)],
             env=self._environ(),
             stdin=stdin,
             stdout=stdout,

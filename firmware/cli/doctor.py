@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from rich.text import Text
 
-from drivers.codec import Codec
+from drivers.codec import Codec, Tap
 from drivers.gpio import LineInputs
 from drivers.modem import Modem
 from drivers.signals import DeviceLost, DeviceReady, Signal
@@ -250,9 +250,8 @@ def _devices(settings: Settings, board: Board) -> Iterator[Finding]:
         pins = board.line[line.number - 1]
         gpio, codec, modem = _Ear(), _Ear(), _Ear()
         yield _tried(f"gpio/{line.number}", LineInputs(line.number, pins, gpio.post), gpio)
-        heard = Codec(
-            line.number, line.codec, recording.rate_hz, recording.buffer_frames, codec.post, lambda block: None
-        )
+        tap = Tap(line.number, line.channel, lambda block: None)
+        heard = Codec(line.codec, recording.rate_hz, recording.buffer_frames, codec.post, [tap])
         yield _tried(f"codec/{line.number}", heard, codec)
         if line.modem:
             yield _tried(

@@ -77,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
         "Stepped (the default) runs hours in seconds; --live runs in real time through gpiozero, pyserial, PyAudio and "
         "a local Mosquitto. Exit code 1: the scenario's expectations are not met.",
     )
-    simulate.add_argument("scenario", type=Path, nargs="?", help="a scenario file; tests/scenarios/ has many")
+    help_ = "a scenario file; tests/scenarios/ has many. With --live a second one plays on a second line"
+    simulate.add_argument("scenario", type=Path, nargs="*", help=help_)
     simulate.add_argument("--live", action="store_true", help="in real time, through every real driver")
     simulate.add_argument("--json", action="store_true", help="one JSON object a line for each call")
     simulate.add_argument("--data", type=Path, help="a new folder for what the unit writes (default: below var/)")

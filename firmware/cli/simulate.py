@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -38,15 +38,17 @@ def simulate(args: argparse.Namespace) -> int:
         from firmware.cli.fleet import simulate_units
 
         return simulate_units(args)
-    if args.scenario is None:
+    if not args.scenario:
         raise InputError("Give a scenario file (tests/scenarios/ has many), or --units N.")
+    if len(args.scenario) > (2 if args.live else 1):
+        raise InputError("One scenario is played, or two with --live, each on a line of its own.")
     try:
-        scenario = story.load(args.scenario)
+        scenarios = [story.load(path) for path in args.scenario]
     except story.ScenarioError as error:
         raise InputError(str(error)) from error
     if args.calls < 0:
         raise InputError(f"--calls {args.calls}: is no number of calls; give 0 or more.")
-    data = args.data or Path("var") / f"{args.scenario.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    data = args.data or Path("var") / f"{args.scenario[0].stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
         if data.exists() and (not data.is_dir() or any(data.iterdir())):
             raise InputError(f"{data}: is there already; give a new folder with --data.")
@@ -60,10 +62,10 @@ def simulate(args: argparse.Namespace) -> int:
     if args.calls:
         _fill(data, args.calls, console)
     if args.live:
-        base_ns, tolerance_s, ended = _live(scenario, data, console)
+        base_ns, tolerance_s, ended = _live(scenarios, data, console)
     else:
         base_ns, tolerance_s = BASE_NS, 0.02
-        _stepped(scenario, data, console)
+        _stepped(scenarios[0], data, console)
     calls, _ = results(data, args.calls)
     if args.json:
         for call in calls:
@@ -74,17 +76,20 @@ def simulate(args: argparse.Namespace) -> int:
         console.print(f"\nCalls and recordings: {shown}  (./tsuroku calls show ID --data {shown})", soft_wrap=True)
     if not ended:
         return 130
-    wrong = check(scenario, data, base_ns=base_ns, tolerance_s=tolerance_s, before=args.calls)
-    for sentence in wrong:
-        console.print(sentence, style="red", soft_wrap=True)
-    if not wrong:
-        console.print(f"{scenario.path}: all as expected.", style="green", soft_wrap=True)
+    differs = False
+    for line, scenario in enumerate(scenarios, 1):
+        wrong = check(scenario, data, base_ns=base_ns, tolerance_s=tolerance_s, before=args.calls, line=line)
+        differs = differs or bool(wrong)
+        for sentence in wrong:
+            console.print(sentence, style="red", soft_wrap=True)
+        if not wrong:
+            console.print(f"{scenario.path}: all as expected.", style="green", soft_wrap=True)
     if args.svg:
         try:
-            console.save_svg(str(args.svg), title=f"tsuroku simulate {args.scenario.name}")
+            console.save_svg(str(args.svg), title=f"tsuroku simulate {args.scenario[0].name}")
         except OSError as error:
             raise InputError(f"{args.svg}: cannot be written ({error.strerror}); give another --svg.") from error
-    return int(bool(wrong))
+    return int(differs)
 
 
 def _fill(data: Path, calls: int, console: Console) -> None:
@@ -165,13 +170,14 @@ def _stepped(scenario: story.Scenario, data: Path, console: Console) -> None:
         stepped(scenario, data, progress=lambda part: bar.update(task, completed=part))
 
 
-def _live(scenario: story.Scenario, data: Path, console: Console) -> tuple[int, float, bool]:
-    """Returns (monotonic ns of the scenario's 0, tolerance in s, whether it was played to its end)."""
-    console.print(Text.assemble(("Tsuroku 通録", "bold"), "  ", scenario.title), soft_wrap=True)
+def _live(scenarios: Sequence[story.Scenario], data: Path, console: Console) -> tuple[int, float, bool]:
+    """Returns (monotonic ns of the scenarios' 0, tolerance in s, whether they were played to their end)."""
+    titles = " | ".join(scenario.title for scenario in scenarios)
+    console.print(Text.assemble(("Tsuroku 通録", "bold"), "  ", titles), soft_wrap=True)
     ended = False
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
-        live = LiveUnit(scenario, data)
+        live = LiveUnit(scenarios, data)
         with live:
             console.print(
                 "gpiozero on mock pins, pyserial on a pty, PyAudio on PulseAudio, "

@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from drivers.codec import Codec
+from drivers.codec import Codec, Tap
 from drivers.signals import AudioBlock
 from drivers.virtual.sound import AUDIO_DELAY_MS, RATE_HZ, VirtualSound
 from firmware.core.facts import RecordingFailed, RecordingReady
@@ -122,7 +122,7 @@ def live(line: int, seconds: float, work: Path) -> dict[str, Any]:
     recorder = Recorder(work, RATE_HZ, 30, 5, AUDIO_DELAY_MS, posted.put)
     lane = RecorderThread(recorder)
     lane.start()
-    codec = Codec(line, wire.device, RATE_HZ, _BLOCK, lambda signal: None, lane.take)
+    codec = Codec(wire.device, RATE_HZ, _BLOCK, lambda signal: None, [Tap(line, 1, lane.take)])
     codec.start()
     try:
         began_ns = wire.play(sent) + 1_000_000_000

@@ -28,9 +28,9 @@ def processes(count: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1)
 
 
-def play(path: Path, data: Path) -> Played:
-    """Run in a process of its own."""
-    with LiveUnit(story.load(path), data) as live, Consumer(live.broker.port) as consumer:
+def play(path: Path, data: Path, *more: Path) -> Played:
+    """Run in a process of its own. more: what goes on on the other lines."""
+    with LiveUnit([story.load(each) for each in (path, *more)], data) as live, Consumer(live.broker.port) as consumer:
         live.play()
         wanted = {event["sequence"] for event in results(data)[1]}
         took_s = consumer.until(lambda: wanted <= {body["sequence"] for body in consumer.events()}, _DELIVERED_S)
