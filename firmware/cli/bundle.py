@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.text import Text
 
 from firmware.app import KEY_FILE, VERSION
-from firmware.cli.calls import STORE, SUFFIX, data_dir, one_call, reader_of
+from firmware.cli.calls import STORE, SUFFIX, call_of, data_dir, reader_of
 from firmware.cli.keys import plain_sound
 from firmware.cli.main import InputError, json_line
 from firmware.cli.show import terminal
@@ -46,10 +46,8 @@ def export(args: argparse.Namespace) -> int:
     if wanted.note and not wanted.clip:
         raise InputError("--note goes with --clip.")
     data = data_dir(args)
-    calls = []
-    for call_id in args.calls:
-        args.call = call_id
-        calls.append(Call.from_dict(dict(one_call(args)[1])))
+    with reader_of(data) as reader:
+        calls = [Call.from_dict(dict(call_of(reader, name))) for name in args.calls]
     with in_words(data):
         ask_store(data, {"do": "sign", "who": getpass.getuser()})  # or the newest lines would have no signature
     with reader_of(data) as reader:

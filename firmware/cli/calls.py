@@ -54,16 +54,21 @@ def reader_of(data: Path) -> Iterator[CallReader]:
 def one_call(args: argparse.Namespace) -> tuple[Path, Mapping[str, Any]]:
     data = data_dir(args)
     with reader_of(data) as reader:
-        whole = reader.get(args.call.lower())
-        found: list[Mapping[str, Any]] = (
-            [call for call in reader.newest() if str(call["call_id"]).endswith(args.call.lower())]
-            if whole is None
-            else [whole.to_dict()]
-        )
+        return data, call_of(reader, args.call)
+
+
+def call_of(reader: CallReader, name: str) -> Mapping[str, Any]:
+    """The call whose id this is, or ends so. Raises InputError."""
+    whole = reader.get(name.lower())
+    found: list[Mapping[str, Any]] = (
+        [call for call in reader.newest() if str(call["call_id"]).endswith(name.lower())]
+        if whole is None
+        else [whole.to_dict()]
+    )
     if len(found) != 1:
         what = "no call has" if not found else f"{len(found)} calls have"
-        raise InputError(f"{what} an id that ends in {args.call!r}; `tsuroku calls list` shows the ids.")
-    return data, found[0]
+        raise InputError(f"{what} an id that ends in {name!r}; `tsuroku calls list` shows the ids.")
+    return found[0]
 
 
 def _recording(data: Path, call: Mapping[str, Any]) -> Path:
