@@ -4,7 +4,7 @@ SHELL = /bin/bash
 PY = .venv/bin/python
 
 run: .venv/ready
-	@$(PY) -m firmware simulate tests/scenarios/shop-day.txt --live --calls 100000 || [ $$? -eq 130 ]
+	@$(PY) -m firmware simulate tests/scenarios/shop-day.txt --live --console --calls 100000 || [ $$? -eq 130 ]
 
 # What only computes runs behind what keeps real time, and gives way to it.
 test: .venv/ready
@@ -24,7 +24,7 @@ bench: .venv/ready
 	$(PY) -m tests.bench
 
 proof: .venv/ready
-	@command -v npm >/dev/null || provisioning/develop.sh provisioning/packages-proof.txt
+	@{ command -v npm && command -v chromium; } >/dev/null || provisioning/develop.sh provisioning/packages-proof.txt
 	$(PY) -m tests.proof
 
 clean:

@@ -58,6 +58,7 @@ from firmware.delivery.keys import HmacKey
 from firmware.delivery.mqtt import MqttPublisher
 from firmware.engine.journal import Journal, JournalledReads
 from firmware.engine.loop import Engine
+from firmware.feed import Feed
 from firmware.local_api import LocalServer
 from firmware.management import Management, contract
 from firmware.recording.recorder import HELD_BACK_FOR_KEYS_MS, HELD_BACK_MS, Recorder, RecorderThread
@@ -151,6 +152,7 @@ class Unit:
         self.couriers = self._couriers() if live else {}
         self.timestamper = self._timestamper() if live else None
         self.local = LocalServer(data, lambda: self.engine.post(LocalAsked(at_ns=self._now())))
+        self.feed = Feed(data)
         self.management = Management(settings, self.store, self, filed, patch, self.boot_id)
         self.retention = Retention(settings.retention, data, self.store)
         self.restarts = False  # it ends only to begin anew
@@ -294,6 +296,7 @@ class Unit:
         for lane in self.lanes.values():
             lane.start()
         self.local.start()
+        self.feed.start()
         self.deliver()
         self._drivers = [*drivers, *([panel] if panel else [])]
         for driver in self._drivers:
@@ -324,6 +327,7 @@ class Unit:
     def close(self) -> None:
         """Stop the drivers, close the open recording, file its call as interrupted, flush the store, say offline."""
         self.local.close()
+        self.feed.close()
         if self.copier:
             self.copier.stop()
         for driver in self._drivers:
@@ -377,6 +381,8 @@ class Unit:
                 return
             self._unsaved.pop(0)
             self.management.filed(save, events)
+            for event in (*save.events, *events):
+                self.feed.tell(event.type, event.subject, event.data)
             if save.call.outcome is not None:
                 self.show("state/last_call", _summary(save.call))
         if self._store_fault is not None:
@@ -563,6 +569,7 @@ class Unit:
     # -- what is shown
 
     def show(self, topic: str, payload: dict[str, Any]) -> None:
+        self.feed.show(topic, payload)
         for name, publisher in self.publishers.items():
             if "streams" in payload:  # those that this broker gets
                 own = self.store.streams_of(name)

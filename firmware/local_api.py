@@ -33,11 +33,11 @@ class LocalError(Exception):
 
 
 @contextmanager
-def _address(directory: Path) -> Iterator[str]:
-    """The socket's path, short enough for any folder (a socket's name has 108 bytes at most)."""
+def address_below(directory: Path, name: str) -> Iterator[str]:
+    """A socket's path, short enough for any folder (a socket's name has 108 bytes at most)."""
     descriptor = os.open(directory, os.O_PATH)
     try:
-        yield f"/proc/self/fd/{descriptor}/{_NAME}"
+        yield f"/proc/self/fd/{descriptor}/{name}"
     finally:
         os.close(descriptor)
 
@@ -55,7 +55,7 @@ class LocalServer:
         server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             (self._directory / _NAME).unlink(missing_ok=True)
-            with _address(self._directory) as address:
+            with address_below(self._directory, _NAME) as address:
                 server.bind(address)
             (self._directory / _NAME).chmod(0o600)
             server.listen(4)
@@ -120,7 +120,7 @@ def ask(directory: Path, request: Mapping[str, Any]) -> Answer:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
             client.settimeout(_PATIENCE_S)
-            with _address(directory) as address:
+            with address_below(directory, _NAME) as address:
                 client.connect(address)
             with client.makefile("rwb") as stream:
                 stream.write(json.dumps(request).encode() + b"\n")

@@ -52,6 +52,9 @@ _S = 1_000_000_000
 _BUNDLE_NS = 60 * _S
 
 
+_ACCESSES = ("viewed", "opened", "played", "downloaded", "person_added", "person_removed")
+
+
 class Hands(Protocol):
     """What the management can have done. Thread: the loop."""
 
@@ -348,9 +351,16 @@ class Management:
     def obey(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What is asked for on the unit itself, beside what the store does. The answer, or why not as `error`."""
         asker = Asker(sink="local", src=str(request.get("who")))
+        params: dict[str, Any]
         match request:
             case {"do": "pause", "seconds": int(seconds)} if 1 <= seconds <= 7200:
                 doing, params, method = self.pause, {"seconds": seconds}, "recording.pause"
+            case {"do": "callback_done", "call_id": str(call_id)}:
+                doing, params, method = self.callback_done, {"call_id": call_id}, "callback.done"
+            case {"do": "note_access", "what": str(what), "call_id": str() | None as call_id, "who": str(who)} if (
+                what in _ACCESSES
+            ):
+                return self._note_access(what, call_id, who, request)
             case {"do": "resume"}:
                 doing, params, method = self.resume, {}, "recording.resume"
             case _:
@@ -361,6 +371,20 @@ class Management:
             return {"error": str(error)}
         self._audit("command.done", method, method=method, src=asker.src, by_way_of="local")
         return told
+
+    def _note_access(self, what: str, call_id: str | None, by: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Who has looked at a call, heard or taken its recording: on the disk before he may."""
+        more = {name: request.get(name) for name in ("from_s", "to_s", "name", "role")}
+        now = self._store.read_clock()
+        data = {"what": what, "call_id": call_id, "by": by, **more, "clock": now.state}
+        said = Event(
+            stream="audit", type="access.done", subject=call_id or "people", time=now.iso(now.mono_ns), data=data
+        )
+        try:
+            self._store.tell([said])
+        except StoreError as error:
+            return {"error": str(error)}
+        return {}
 
     def _write_recording(self) -> bool:
         """What was asked for is done by then. False: it could not be written, and a restart will undo it."""

@@ -166,6 +166,14 @@ class CopiesSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConsoleSettings:
+    """The calls in a browser (`tsuroku console run`); HTTPS with the unit's own certificate."""
+
+    host: str = "0.0.0.0"
+    port: int = field(default=8443, metadata=_limits(1, 65535))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionSettings:
     """When recordings go; 0 switches a limit off, and without one nothing is ever deleted."""
 
@@ -209,6 +217,7 @@ class Settings:
     timestamp: TimestampSettings | None = None
     imports: ImportsSettings | None = None
     copies: CopiesSettings | None = None
+    console: ConsoleSettings = ConsoleSettings()
 
 
 def load(path: Path) -> Settings:

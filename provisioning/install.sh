@@ -14,6 +14,7 @@ opt=/opt/tsuroku
 etc=/etc/tsuroku
 var=/var/lib/tsuroku
 unit=/etc/systemd/system/tsuroku.service
+console=/etc/systemd/system/tsuroku-console.service
 rules=/etc/udev/rules.d/99-tsuroku.rules
 alsa=/etc/alsa/conf.d/99-tsuroku.conf
 command=/usr/local/bin/tsuroku
@@ -114,8 +115,8 @@ reload_udev() {
 
 start_service() {
     systemctl daemon-reload
-    systemctl enable --quiet tsuroku.service
-    systemctl restart tsuroku.service
+    systemctl enable --quiet tsuroku.service tsuroku-console.service
+    systemctl restart tsuroku.service tsuroku-console.service
 }
 
 install_unit() {
@@ -133,13 +134,15 @@ install_unit() {
     put "Put $rules" install -D -m 0644 "$here/99-tsuroku.rules" "$root$rules"
     put "Put $alsa" install -D -m 0644 "$here/alsa.conf" "$root$alsa"
     put "Put $unit" install -D -m 0644 "$here/tsuroku.service" "$root$unit"
+    put "Put $console" install -D -m 0644 "$here/tsuroku-console.service" "$root$console"
     live "Name the modem and the codec that are plugged in" reload_udev
-    live "Start the service tsuroku now and at every boot" start_service
-    [[ $dry_run || $root ]] || printf '%s\n' "Done. Edit $etc/settings.toml, then: sudo systemctl restart tsuroku"
+    live "Start the services tsuroku and tsuroku-console now and at every boot" start_service
+    [[ $dry_run || $root ]] || printf '%s\n' "Done. Edit $etc/settings.toml, then: sudo systemctl restart tsuroku. The calls in a browser: https://$(hostname).local:8443/, set-up code: sudo -u tsuroku tsuroku console code"
 }
 
 remove_service() {
     [[ ! -e $unit ]] || systemctl disable --now --quiet tsuroku.service
+    [[ ! -e $console ]] || systemctl disable --now --quiet tsuroku-console.service
 }
 
 remove_user() {
@@ -147,8 +150,8 @@ remove_user() {
 }
 
 remove_unit() {
-    live "Stop the service tsuroku for good" remove_service
-    put "Remove $unit, $rules and $alsa" rm -f "$root$unit" "$root$rules" "$root$alsa"
+    live "Stop the services for good" remove_service
+    put "Remove $unit, $console, $rules and $alsa" rm -f "$root$unit" "$root$console" "$root$rules" "$root$alsa"
     live "Let the service manager forget it" systemctl daemon-reload
     put "Remove $opt and $command" rm -rf "$root$opt" "$root$command"
     if [[ $purge ]]; then

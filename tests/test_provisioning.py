@@ -202,10 +202,11 @@ def test_a_real_install_on_a_throw_away_copy_of_this_system(tmp_path: Path) -> N
         "udevadm control --reload",
         "udevadm trigger --subsystem-match=tty --subsystem-match=sound --subsystem-match=gpio",
         "systemctl daemon-reload",
-        "systemctl enable --quiet tsuroku.service",
-        "systemctl restart tsuroku.service",
+        "systemctl enable --quiet tsuroku.service tsuroku-console.service",
+        "systemctl restart tsuroku.service tsuroku-console.service",
     ]
-    assert said[9:] == [*once, *once, "systemctl disable --now --quiet tsuroku.service", "systemctl daemon-reload"]
+    removed = [f"systemctl disable --now --quiet {name}.service" for name in ("tsuroku", "tsuroku-console")]
+    assert said[9:] == [*once, *once, *removed, "systemctl daemon-reload"]
 
 
 # ---- lists of packages

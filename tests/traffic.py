@@ -149,6 +149,8 @@ def told(work: Path) -> list[str]:
             taken = prepare(given, work / "data", "jp", None, datetime.now(UTC))
             ask_unit(work / "data", {"do": "import", "call": taken.to_dict(), "who": "owner"})
             listener.until(lambda line: "call.imported" in line)
+            seen = {"do": "note_access", "what": "played", "call_id": recorded, "from_s": 2, "to_s": 9, "who": "佐藤"}
+            ask_unit(work / "data", seen)
             erase = {"do": "erase", "call_ids": [calls[2]["call_id"]], "reason": "asked for", "who": "owner"}
             ask_unit(work / "data", erase)
             listener.until(lambda line: "recording.deleted" in line)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import soundfile
 from fontTools import subset
 from fpdf import FPDF
 from fpdf.enums import XPos, YPos
@@ -20,6 +19,7 @@ from fpdf.enums import XPos, YPos
 from firmware.core.call import Call
 from firmware.core.facts import KEYS
 from firmware.core.numbers import national
+from firmware.recording.levels import peaks_of
 
 if TYPE_CHECKING:
     from firmware.bundle.export import Wanted
@@ -233,18 +233,6 @@ def _waveform(pdf: FPDF, call: Call, sound: Path) -> None:
         pdf.set_xy(x - 8, top + high + 1)
         pdf.cell(16, 3.5, f"{second // 60}:{second % 60:02d}", align="C")
     pdf.set_xy(_LEFT, top + high + 7)
-
-
-def peaks_of(sound: Path, columns: int) -> tuple[list[int], float]:
-    """The greatest amplitude of each of so many equal parts, and the length in s. It is read a part at a time."""
-    with soundfile.SoundFile(sound) as file:
-        frames, rate = file.frames, file.samplerate
-        edges = np.linspace(0, frames, columns + 1).astype(int)
-        peaks = []
-        for low, high in itertools.pairwise(edges):
-            pcm = file.read(high - low, dtype="int16", always_2d=True)
-            peaks.append(int(np.abs(pcm.astype(np.int32)).max()) if len(pcm) else 0)
-    return peaks, frames / rate
 
 
 def _hashes(pdf: FPDF, call: Call, record: Mapping[str, Any] | None) -> None:

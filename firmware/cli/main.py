@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument(
         "--calls", type=int, default=0, metavar="N", help="first put N generated calls into the store, and search them"
     )
+    simulate.add_argument("--console", action="store_true", help="with --live: serve the console meanwhile")
     simulate.add_argument(
         "--units", type=int, metavar="N", help="instead of a scenario: N units at one broker, with calls nobody made"
     )
@@ -221,6 +222,21 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("target", type=Path, metavar="DIR")
     sub = keeps("restore", "Make a store and its recordings of a backup, where there is no store.")
     sub.add_argument("source", type=Path, metavar="DIR")
+
+    console = command("console", "Serve the calls to browsers, or show the set-up code.", "console:run")
+    serving = console.add_subparsers(metavar="ACTION", required=True)
+    for name, help_ in (
+        ("run", "Serve the console over HTTPS, until Ctrl-C; the recorder need not run."),
+        ("code", "Show the code that lets the first owner in."),
+    ):
+        sub = serving.add_parser(name, help=help_, description=help_)
+        sub.set_defaults(run=_Lazy(f"console:{name}"))
+        where = sub.add_mutually_exclusive_group()
+        _settings_option(where)
+        where.add_argument("--data", type=Path, help="a data folder, instead of the one that the settings name")
+        if name == "run":
+            sub.add_argument("--host", help="the address to serve at, instead of the settings'")
+            sub.add_argument("--port", type=int, help="the port, instead of the settings'")
 
     copies = command("copies", "Copy finished calls off the unit, as [copies] in the settings says.", "copies:status")
     copying = copies.add_subparsers(metavar="ACTION", required=True)

@@ -7,10 +7,11 @@ import contextlib
 import json
 import logging
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -61,8 +62,11 @@ def simulate(args: argparse.Namespace) -> int:
     ended = True
     if args.calls:
         _fill(data, args.calls, console)
+    if args.console and not args.live:
+        raise InputError("--console goes with --live: what has been played is served by `tsuroku console run`.")
     if args.live:
-        base_ns, tolerance_s, ended = _live(scenarios, data, console)
+        with _console(data, console) if args.console else contextlib.nullcontext():
+            base_ns, tolerance_s, ended = _live(scenarios, data, console)
     else:
         base_ns, tolerance_s = BASE_NS, 0.02
         _stepped(scenarios[0], data, console)
@@ -168,6 +172,22 @@ def _stepped(scenario: story.Scenario, data: Path, console: Console) -> None:
     with bar if console.is_terminal else contextlib.nullcontext():
         task = bar.add_task(scenario.title, total=1.0)
         stepped(scenario, data, progress=lambda part: bar.update(task, completed=part))
+
+
+@contextlib.contextmanager
+def _console(data: Path, shown: Console) -> Iterator[None]:
+    """The unit's console in a process of its own, on this machine alone."""
+    command = [sys.executable, "-m", "firmware", "console", "run", "--data", str(data), "--host", "127.0.0.1"]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
+            shown.print(line.strip(), style="bold", soft_wrap=True)
+            if line.startswith("Set-up code"):
+                break
+        try:
+            yield
+        finally:
+            process.terminate()
 
 
 def _live(scenarios: Sequence[story.Scenario], data: Path, console: Console) -> tuple[int, float, bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import heapq
+import itertools
 import math
 import statistics
 from pathlib import Path
@@ -107,6 +108,18 @@ def levels_of(path: Path, first: int = 0) -> Levels | None:
     except soundfile.SoundFileError:
         return None
     return meter.levels()
+
+
+def peaks_of(sound: Path, columns: int) -> tuple[list[int], float]:
+    """The greatest amplitude of each of so many equal parts, and the length in s. It is read a part at a time."""
+    with soundfile.SoundFile(sound) as file:
+        frames, rate = file.frames, file.samplerate
+        edges = np.linspace(0, frames, columns + 1).astype(int)
+        peaks = []
+        for low, high in itertools.pairwise(edges):
+            pcm = file.read(high - low, dtype="int16", always_2d=True)
+            peaks.append(int(np.abs(pcm.astype(np.int32)).max()) if len(pcm) else 0)
+    return peaks, frames / rate
 
 
 def _clipped(frames: np.ndarray[Any, Any]) -> int:

@@ -1,0 +1,147 @@
+"""What the console says, in Japanese and English."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+Language = Literal["ja", "en"]
+
+WORDS: Mapping[str, tuple[str, str]] = {
+    "product": ("通録", "Tsuroku"),
+    "today": ("今日", "Today"),
+    "calls": ("通話", "Calls"),
+    "people": ("利用者", "People"),
+    "listened": ("聞いた人", "Who listened"),
+    "log_out": ("ログアウト", "Log out"),
+    "language": ("English", "日本語"),
+    "skip": ("本文へ移動", "Skip to content"),
+    # logging in
+    "log_in": ("ログイン", "Log in"),
+    "name": ("名前", "Name"),
+    "password": ("パスワード", "Password"),
+    "set_up": ("はじめての設定", "Set up"),
+    "set_up_why": (
+        "装置のフォルダーにある設定コードを入力し、店主の名前とパスワードを決めてください。",
+        "Give the set-up code from the unit, and choose the owner's name and password.",
+    ),
+    "code": ("設定コード", "Set-up code"),
+    "code_where": (
+        "装置で「tsuroku console code」を実行すると表示されます。",
+        "`tsuroku console code` on the unit shows it.",
+    ),
+    "password_how": (
+        "{least}文字以上。長い言葉の組み合わせが安全です。",
+        "{least} characters or more; some words are best.",
+    ),
+    "begin": ("始める", "Begin"),
+    "login_wrong": ("名前かパスワードが違います。", "The name or the password is wrong."),
+    "locked": (
+        "続けて間違えたため、あと{minutes}分ほどログインできません。",
+        "Too many wrong passwords: locked for {minutes} more minutes.",
+    ),
+    "code_wrong": ("設定コードが違います。", "The set-up code is wrong."),
+    "code_used_up": (
+        "間違いが多いため、設定コードを新しくしました。装置でもう一度確かめてください。",
+        "Too many tries: there is a new set-up code. Look it up on the unit again.",
+    ),
+    "set_up_done": ("設定は済んでいます。ログインしてください。", "It is set up already; log in."),
+    "password_short": ("パスワードは{least}文字以上にしてください。", "The password needs {least} characters or more."),
+    "name_wrong": ("名前は1〜40文字にしてください。", "The name needs 1 to 40 characters."),
+    "name_taken": ("その名前はもう使われています。", "That name is taken."),
+    "last_owner": ("最後の店主は削除できません。", "The last owner cannot be removed."),
+    "not_allowed": ("この操作は許可されていません。", "You may not do this."),
+    "form_old": ("画面が古くなりました。もう一度やり直してください。", "This page was too old; try again."),
+    "not_found": ("見つかりません。", "There is no such page."),
+    # today
+    "missed_none": ("折り返しを待つ方はいません。", "Nobody waits to be called back."),
+    "waiting": ("折り返し待ち", "To call back"),
+    "times": ("{n}回の着信", "called {n} times"),
+    "since": ("最初の着信", "first at"),
+    "call_back": ("電話する", "Call"),
+    "done": ("済んだ", "Done"),
+    "lines": ("電話回線", "Lines"),
+    "line": ("回線{n}", "Line {n}"),
+    "alarms": ("お知らせ", "Alarms"),
+    "alarms_none": ("異常はありません。", "All is well."),
+    "last_calls": ("最近の通話", "Last calls"),
+    "unit_away": (
+        "録音装置が動いていません。通話の一覧は見られますが、いまの通話は録音されていません。",
+        "The recorder is not running: calls can be looked up, but nothing is recorded now.",
+    ),
+    # states of a line
+    "idle": ("待機中", "idle"),
+    "ringing": ("着信中", "ringing"),
+    "cid_handshake": ("着信中", "ringing"),
+    "dialling": ("発信中", "dialling"),
+    "in_call": ("通話中", "in a call"),
+    "flash": ("通話中", "in a call"),
+    "held_open": ("受話器外れ", "handset off the hook"),
+    "line_cut": ("回線断", "line dead"),
+    "unknown_state": ("不明", "not known"),
+    # calls
+    "search": ("番号で探す", "Search by number"),
+    "find": ("探す", "Search"),
+    "all_kinds": ("すべて", "All"),
+    "no_calls": ("該当する通話はありません。", "No calls."),
+    "older": ("前の通話へ", "Older calls"),
+    "when": ("日時", "When"),
+    "who": ("相手", "Who"),
+    "kind": ("種類", "Kind"),
+    "length": ("長さ", "Length"),
+    "recording": ("録音", "Recording"),
+    "no_recording": ("録音はありません。", "There is no recording."),
+    "deleted": ("録音は{at}に削除されました。", "The recording was deleted on {at}."),
+    "sealed": (
+        "録音は封印されています。店主の鍵で `tsuroku calls play` を使って聞けます。",
+        "The recording is sealed: `tsuroku calls play` with the owner's key plays it.",
+    ),
+    "may_not_listen": ("録音を聞く権限がありません。", "You may not listen to recordings."),
+    "download": ("録音をダウンロード", "Download the recording"),
+    "speed": ("速さ", "Speed"),
+    "back": ("5秒戻る", "Back 5 s"),
+    "forward": ("5秒進む", "On 5 s"),
+    "play_pause": ("再生・停止", "Play, pause"),
+    "keys": (
+        "キー：スペースで再生・停止、←→で5秒移動、＋−で速さ",
+        "Keys: space plays and pauses, ← → move 5 s, + − change the speed",
+    ),
+    "waveform": ("録音の波形", "Waveform of the recording"),
+    "nobody": ("番号不明", "number unknown"),
+    "withheld": ("非通知", "number withheld"),
+    "payphone": ("公衆電話", "a payphone"),
+    "unavailable": ("表示圏外", "number unavailable"),
+    "answered": ("着信・応答", "answered"),
+    "missed": ("不在着信", "missed"),
+    "outgoing_answered": ("発信・応答", "outgoing, answered"),
+    "outgoing_unanswered": ("発信・応答なし", "outgoing, not answered"),
+    "outgoing_unknown": ("発信", "outgoing"),
+    "joined_late": ("途中から", "joined late"),
+    "too_short": ("短い通話", "too short"),
+    "fax": ("ファクス", "fax"),
+    "interrupted": ("中断", "interrupted"),
+    "imported": ("取り込み", "imported"),
+    "going_on": ("通話中", "going on"),
+    # people and who listened
+    "role": ("役割", "Role"),
+    "owner": ("店主", "owner"),
+    "manager": ("店長", "manager"),
+    "staff": ("スタッフ", "staff"),
+    "installer": ("設置業者（録音は聞けない）", "installer (no audio)"),
+    "auditor": ("監査（記録のみ）", "auditor (log only)"),
+    "add": ("追加", "Add"),
+    "remove": ("削除", "Remove"),
+    "what": ("操作", "What"),
+    "listened_none": ("まだ誰も聞いていません。", "Nobody has listened yet."),
+    "viewed": ("通話を見た", "looked at the call"),
+    "played": ("{from_s}〜{to_s}秒を聞いた", "heard seconds {from_s} to {to_s}"),
+    "opened": ("録音を開いた", "opened the recording"),
+    "downloaded": ("録音をダウンロードした", "downloaded the recording"),
+    "person_added": ("{name}さん（{role}）を追加した", "let {name} in ({role})"),
+    "person_removed": ("{name}さんを削除した", "removed {name}"),
+    "caller_rings": ("着信です", "is calling"),
+}
+
+
+def say(key: str, language: Language, **detail: object) -> str:
+    return WORDS[key][language == "en"].format(**detail)
