@@ -6,12 +6,12 @@ name and tags, is its word: the record says that it was imported, and from where
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import queue
-import re
 import shutil
 import subprocess
 import tempfile
@@ -46,6 +46,7 @@ _FOLDER = "recordings/imported"
 _FORMATS = "mov,mp4,m4a,3gp,aac,amr,mp3,ogg,wav,flac"
 _LONGEST_S = 24 * 3600
 _DECODE_S = 900
+_RESERVE_BYTES = 200_000_000  # stay free: calls that come matter more
 _NICE = ("nice", "-n", "39")  # as far back as it goes, from wherever the recorder stands
 _LOOK_S = 10  # a file that stays as it is between two looks has arrived
 _BLOCK = 1 << 16
@@ -63,7 +64,9 @@ def prepare(
     name: what it was called before. Done again, it comes to the same. The time of a name or tag without a zone is the
     machine's. Raises NotImported, OSError.
     """
-    name = name or source.name
+    name = os.fsencode(name or source.name).decode("utf-8", "replace")
+    if not source.is_file():
+        raise NotImported(f"{name}: is no file that can be read; give the recording itself.")
     if source.suffix.lower() not in ENDINGS:
         raise NotImported(f"{name}: is no kind of sound that is known here; known are {', '.join(ENDINGS)}.")
     digest = _sha256(source)
@@ -248,6 +251,9 @@ def _sha256(path: Path) -> bytes:
 def _copy(source: Path, target: Path, owner: X25519PublicKey | None) -> None:
     """On return it is on the disk, whole, or not there. Raises OSError."""
     make_directory(target.parent)
+    size = source.stat().st_size
+    if shutil.disk_usage(target.parent).free - size < _RESERVE_BYTES:
+        raise OSError(errno.ENOSPC, "too little room is left on the disk", str(source))
     part = target.with_name(f".{target.name}.part")
     part.unlink(missing_ok=True)
     try:
@@ -287,6 +293,7 @@ class Inbox:
         self._folder, self._data, self._store = folder, data, store
         self._country, self._owner = country, owner
         self._seen: dict[Path, tuple[int, int]] = {}
+        self._stuck: set[Path] = set()  # that would not leave the folder: not to be read again and again
         self._reading: Path | None = None
         self._answers: queue.SimpleQueue[tuple[Path, Call | str, bool]] = queue.SimpleQueue()
         self._next_ns = 0
@@ -310,7 +317,8 @@ class Inbox:
         seen: dict[Path, tuple[int, int]] = {}
         try:
             for entry in os.scandir(self._folder):
-                if entry.is_file(follow_symlinks=False) and not entry.name.startswith("."):
+                hidden = entry.name.startswith(".") or Path(entry.path) in self._stuck
+                if entry.is_file(follow_symlinks=False) and not hidden:
                     stat = entry.stat()
                     seen[Path(entry.path)] = stat.st_size, stat.st_mtime_ns
         except OSError as error:
@@ -331,19 +339,28 @@ class Inbox:
             self._answers.put((path, f"a fault in this program ({type(error).__name__}).", True))
 
     def _take(self, path: Path, answer: Call | str, aside: bool) -> bool:
-        """Without the file's name in the log: it may hold a number."""
-        if isinstance(answer, Call):
-            refused = self._store.take_in(answer)
-            if refused is None:
-                _log.info("event=call_imported call=%s", answer.call_id)
-            else:
-                discard(self._data, answer, self._store.get(answer.call_id))
-                _log.info("event=not_imported call=%s reason=%s", answer.call_id, refused.replace(" ", "_"))
-            path.unlink(missing_ok=True)
-            return refused is None
-        _log.warning("event=not_imported reason=%s", re.sub(r"^.*?: ", "", answer).replace(" ", "_"))
-        if aside:
-            folder = self._folder / "not-imported"
-            folder.mkdir(exist_ok=True)
-            path.rename(folder / path.name)
-        return False
+        """Without the file's name in the log: it may hold a number. Raises StoreError."""
+        filed = False
+        try:
+            if isinstance(answer, Call):
+                refused = self._store.take_in(answer)
+                filed = refused is None
+                if refused:
+                    discard(self._data, answer, self._store.get(answer.call_id))
+                _log.info(
+                    'event=%s call=%s reason="%s"',
+                    "call_imported" if filed else "not_imported",
+                    answer.call_id,
+                    refused,
+                )
+                path.unlink(missing_ok=True)
+                return filed
+            _log.warning('event=not_imported reason="%s"', answer.rpartition(": ")[2])
+            if aside:
+                folder = self._folder / "not-imported"
+                folder.mkdir(exist_ok=True)
+                path.rename(folder / path.name)
+        except OSError as error:
+            self._stuck.add(path)
+            _log.warning('event=inbox_stuck reason="%s; give its files to the user tsuroku"', error.strerror)
+        return filed

@@ -487,7 +487,7 @@ def _wrong_notify(notify: NotifySettings) -> str | None:
 
 
 def _wrong_copies(copies: CopiesSettings) -> str | None:
-    if not re.fullmatch(r"/.+|[\w.+@-]+:[^:]*", copies.remote):
+    if not re.fullmatch(r"/.+|[\w.][\w.+@-]*:[^:]*", copies.remote):
         return f'remote = {copies.remote!r} is neither a remote of rclone, as "nas:shop", nor a folder, as "/mnt/usb".'
     if not copies.remote.startswith("/") and copies.config_file is None:
         return f"remote = {copies.remote!r} needs config_file, which rclone knows it from (`rclone config`)."

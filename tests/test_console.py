@@ -262,6 +262,23 @@ def test_sound_is_played_in_ranges_and_written_down_who_listened(site: Site) -> 
     assert site.browser("manager").get(url + "/download").content == whole
 
 
+def test_a_part_of_the_sound_is_written_down_like_the_whole(site: Site) -> None:
+    browser = site.browser("manager")
+    call = results(site.data)[0][2]["call_id"]
+    assert browser.get(f"/calls/{call}/sound", headers={"Range": "bytes=100-"}).status_code == 206
+    reader = CallReader(site.data / "store")
+    said = [event["data"] for event in reader.events(("audit",)) if event["type"] == "access.done"]
+    reader.close()
+    assert [each for each in said if (each["what"], each["call_id"], each["by"]) == ("opened", call, "manager")]
+
+
+def test_a_form_that_is_too_large_or_of_no_known_length_is_refused(site: Site) -> None:
+    browser = site.browser()
+    assert browser.post("/login", csrf=False, name="x" * 100_000).status_code == 413
+    chunked = browser.session.post(site.url + "/login", data=iter([b"name=" + b"x" * 100_000]), timeout=20)
+    assert chunked.status_code == 413
+
+
 def test_what_changes_something_needs_the_sessions_token(site: Site) -> None:
     browser = site.browser("owner")
     call = next(each for each in results(site.data)[0] if each["outcome"] == "missed")["call_id"]

@@ -115,6 +115,20 @@ def test_what_is_no_recording_is_refused_and_leaves_nothing(sounds: Path, tmp_pa
     assert not list(data.rglob("*.*"))
 
 
+def test_odd_names_are_only_names(sounds: Path, shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["-y.mp3", "a\nb 0300001234_261126_101500.mp3", 'it\'s "q" %s {x}.mp3', os.fsdecode(b"\xff\xfe.mp3")]
+    for number, name in enumerate(names):
+        sound = (sounds / "a.mp3").read_bytes()
+        (tmp_path / name).write_bytes(sound[:-number] if number else sound)
+    os.mkfifo(tmp_path / "pipe.mp3")
+    (tmp_path / "folder.mp3").mkdir()
+    given = [tmp_path / name for name in [*names, "pipe.mp3", "folder.mp3"]]
+    assert run("import", "--data", shop, "--json", "--", *given) == 1
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [each["refused"] is None for each in told] == [True] * len(names) + [False, False]
+    assert run("store", "verify", "--data", shop) == 0
+
+
 def test_without_ffmpeg_one_sentence_says_so(sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NotImported, match="install the package ffmpeg"):
@@ -241,6 +255,42 @@ def test_the_watched_folder_is_emptied_into_the_unit(sounds: Path, tmp_path: Pat
             time.sleep(0.05)
         assert len(list(unit.unit.store.calls())) == 1
     assert len(list((tmp_path / "data/recordings/imported").iterdir())) == 1
+
+
+def test_a_folder_that_nothing_can_be_taken_from_stops_nothing(
+    sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    for name in ("a.mp3", "no.mp3"):
+        shutil.copy(sounds / "a.mp3", inbox / name)
+    (inbox / "no.mp3").write_bytes(b"no")
+
+    def denied(work: Any) -> Any:
+        def fails(self: Path, *given: Any, **more: Any) -> Any:
+            if inbox in (self.parent, self):
+                raise PermissionError(13, "Permission denied")
+            return work(self, *given, **more)
+
+        return fails
+
+    with running(settings(tmp_path / "data", imports=ImportsSettings(folder=inbox))) as unit:
+        taker = unit.unit.inbox
+        assert taker
+
+        def look() -> None:
+            taker._next_ns = 0
+            unit.unit._housekeeping()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", denied(Path.unlink))
+            patch.setattr(Path, "mkdir", denied(Path.mkdir))
+            end = time.monotonic() + 30
+            while len(taker._stuck) < 2:
+                assert time.monotonic() < end
+                unit.do(look)
+                time.sleep(0.05)
+        assert len(list(unit.unit.store.calls())) == 1
 
 
 def test_cut_off_anywhere_it_is_taken_in_once(

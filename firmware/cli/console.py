@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from firmware.cli.main import InputError, log_to_stderr
+from firmware.cli.store import as_its_user
 from firmware.cli.unit import settings_of
 from firmware.settings import ConsoleSettings
 
@@ -27,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
     host, port = args.host or chosen.host, args.port or chosen.port
     if not data.is_dir():
         raise InputError(f"{data}: is no folder of a unit; give the unit's data folder, or its settings.")
+    as_its_user(data)
     log_to_stderr(debug=False)
     try:
         paper, key, fingerprint = certificate(data / "console")
@@ -58,6 +60,9 @@ def code(args: argparse.Namespace) -> int:
     from firmware.console.people import People
 
     data, _ = _of(args)
+    if not data.is_dir():
+        raise InputError(f"{data}: is no folder of a unit; give the unit's data folder, or its settings.")
+    as_its_user(data)
     try:
         found = People(data / "console").code()
     except OSError as error:

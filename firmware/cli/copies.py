@@ -10,11 +10,12 @@ from typing import Any
 
 from firmware.cli.calls import STORE
 from firmware.cli.main import InputError, json_line
-from firmware.cli.store import bar, in_words
+from firmware.cli.store import as_its_user, bar, in_words
 from firmware.cli.unit import settings_of
 from firmware.copies import CopyError, State, read_state
 from firmware.copies import restore as fetch
 from firmware.copies import run as copy
+from firmware.records.log import make_directory
 from firmware.settings import CopiesSettings
 
 
@@ -28,6 +29,7 @@ def _of(args: argparse.Namespace) -> tuple[CopiesSettings, Path]:
 def run(args: argparse.Namespace) -> int:
     """Exit code 1: not all is there."""
     settings, data = _of(args)
+    as_its_user(data)
     with in_words(data), bar(f"Copying to {settings.remote}") as progress:
         try:
             state = copy(settings, data, data / STORE, time.time(), progress)
@@ -64,6 +66,8 @@ def restore(args: argparse.Namespace) -> int:
     """Exit code 1: a recording is not there, or not as it was recorded."""
     settings, data = _of(args)
     with in_words(data):
+        make_directory(data)
+        as_its_user(data)
         try:
             store_id, recordings, wrong = fetch(settings, data, data / STORE)
         except CopyError as error:

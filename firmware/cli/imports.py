@@ -11,7 +11,7 @@ from firmware.app import owner_of
 from firmware.cli.calls import STORE, data_dir, reader_of
 from firmware.cli.main import InputError, json_line
 from firmware.cli.show import terminal
-from firmware.cli.store import ask_store, bar, in_words
+from firmware.cli.store import as_its_user, ask_store, bar, in_words
 from firmware.cli.unit import settings_of
 from firmware.core.call import Call
 from firmware.imports import NotImported, discard, prepare
@@ -26,6 +26,7 @@ def take_in(args: argparse.Namespace) -> int:
     data = data_dir(args)
     if not (data / STORE).is_dir():
         raise InputError(f"{data}: holds no calls of a unit; give the unit's data folder, or its settings.")
+    as_its_user(data)
     owner, not_sealed = owner_of(settings.recording.seal_to) if settings else (None, None)
     if not_sealed:
         raise InputError(f"{args.settings}: {not_sealed}")
@@ -41,7 +42,7 @@ def take_in(args: argparse.Namespace) -> int:
             except OSError as error:
                 call, wrong = None, f"cannot be read or copied ({error.strerror})."
             refused += wrong is not None
-            _tell(args, path.name, call, wrong)
+            _tell(args, "".join(c if c.isprintable() else "?" for c in path.name), call, wrong)
     return int(refused > 0)
 
 

@@ -209,16 +209,16 @@ def find(args: argparse.Namespace) -> int:
     return 0
 
 
-def _as_its_user(data: Path) -> None:
+def as_its_user(data: Path) -> None:
     """What root wrote here the unit could not open at its next start."""
     if os.geteuid() != data.stat().st_uid:
-        raise InputError(f"{data}: is another user's; run this as the user tsuroku (`sudo -u tsuroku tsuroku store`).")
+        raise InputError(f"{data}: is another user's; run this as the user tsuroku (`sudo -u tsuroku tsuroku ...`).")
 
 
 @contextlib.contextmanager
 def _owner(data: Path) -> Iterator[CallStore]:
     """The store itself, for as long as no unit runs on it."""
-    _as_its_user(data)
+    as_its_user(data)
     boot, key = clock.boot_id(), data / KEY_FILE
     store = CallStore(
         data / STORE,
@@ -353,7 +353,7 @@ def restore(args: argparse.Namespace) -> int:
     data = data_dir(args)
     with in_words(data):
         make_directory(data)
-        _as_its_user(data)
+        as_its_user(data)
         store_id = restore_store(args.source / STORE, data / STORE)
     print(f"{data}: restored; the store's new id is {store_id}.")
     return 0

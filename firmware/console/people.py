@@ -93,7 +93,7 @@ class People:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._db = TinyDB(folder / "people.json", storage=_Whole)
         self._people, self._kept = self._db.table("people"), self._db.table("kept")
-        self._hasher, self._now = PasswordHasher(), now
+        self._hasher, self._now = PasswordHasher(time_cost=3, memory_cost=19_456, parallelism=1), now
         self._nobody = self._hasher.hash(secrets.token_hex(16))
         self._sessions: dict[str, _Session] = {}
 

@@ -39,6 +39,7 @@ _PAGE = 50
 _COLUMNS = 400  # of a waveform
 _SEALED = ".sealed"
 _MOST_FORM = 1 << 16
+_MOST_TABS = 200
 _KINDS = ("missed", "answered", "outgoing_answered", "outgoing_unanswered", "fax", "imported")
 _HEADERS = {
     "Content-Security-Policy": (
@@ -78,6 +79,8 @@ class Console:
         self._tabs: set[asyncio.Queue[str]] = set()
         self._states: dict[str, Any] = {}  # by topic, as the unit shows them now
         self._away = True
+        self._alone = asyncio.Lock()  # one at a time may change or guess at accounts: hashing takes time and memory
+        self._opened: set[tuple[str, str]] = set()  # by session and call: whose sound was fetched
 
     def app(self) -> Starlette:
         routes = [
@@ -97,7 +100,9 @@ class Console:
             Route("/live", self._page(self._live, "see")),
             Mount("/static", StaticFiles(directory=_HERE / "static")),
         ]
-        app = Starlette(routes=routes, lifespan=self._lifespan, exception_handlers={404: self._missing})
+        app = Starlette(
+            routes=routes, lifespan=self._lifespan, exception_handlers={404: self._missing, _Refused: self._refused}
+        )
         app.add_middleware(_Headers)
         return app
 
@@ -120,8 +125,6 @@ class Console:
                     if not secrets.compare_digest(request.state.form.get("csrf", "").encode(), found[1].encode()):
                         raise _Refused(403, "form_old")
                 return await page(request)
-            except _Refused as refused:
-                return self._shown(request, "sentence.html", refused.status, sentence=refused.key)
             except StoreError as error:
                 log.error("event=store_unreadable reason=%s", error)
                 return self._shown(request, "sentence.html", 503, sentence="unit_away")
@@ -148,6 +151,9 @@ class Console:
         )
         return HTMLResponse(text, status)
 
+    async def _refused(self, request: Request, refused: Any) -> Response:
+        return self._shown(request, "sentence.html", refused.status, sentence=refused.key)
+
     async def _missing(self, request: Request, _error: Exception) -> Response:
         return self._shown(request, "sentence.html", 404, sentence="not_found")
 
@@ -161,7 +167,7 @@ class Console:
         form = await _form(request)
         name = form.get("name", "")
         try:
-            token, _ = await run_in_threadpool(self.people.log_in, name, form.get("password", ""))
+            token, _ = await self._of_people(self.people.log_in, name, form.get("password", ""))
         except PeopleError as error:
             wrong = say(error.key, _language(request), **error.detail)
             return self._shown(request, "login.html", 403, wrong=wrong, name=name)
@@ -175,8 +181,8 @@ class Console:
         form = await _form(request)
         name, password = form.get("name", ""), form.get("password", "")
         try:
-            await run_in_threadpool(self.people.set_up, form.get("code", ""), name, password)
-            token, _ = await run_in_threadpool(self.people.log_in, name, password)
+            await self._of_people(self.people.set_up, form.get("code", ""), name, password)
+            token, _ = await self._of_people(self.people.log_in, name, password)
         except PeopleError as error:
             wrong = say(error.key, _language(request), **error.detail)
             return self._shown(request, "set-up.html", 403, wrong=wrong, name=name, least=SHORTEST_PASSWORD)
@@ -260,8 +266,10 @@ class Console:
         call, path = await self._found(request)
         if path is None or path.suffix == _SEALED:
             raise _Refused(404, "no_recording")
-        if "range" not in request.headers or request.headers["range"] == "bytes=0-":
+        seen = request.state.csrf, call["call_id"]
+        if seen not in self._opened:  # a player fetches it in parts
             await self._note(request, "opened", call["call_id"])
+            self._opened.add(seen)
         return FileResponse(path, media_type="audio/flac" if path.suffix == ".flac" else None)
 
     async def _download(self, request: Request) -> Response:
@@ -304,11 +312,11 @@ class Console:
             form = request.state.form
             try:
                 if "remove" in form:
-                    await run_in_threadpool(self.people.remove, form["remove"])
+                    await self._of_people(self.people.remove, form["remove"])
                     await self._note(request, "person_removed", None, name=form["remove"][:40])
                 elif form.get("role") in RIGHTS:
                     name, role = form.get("name", ""), form["role"]
-                    await run_in_threadpool(self.people.add, name, form.get("password", ""), role)
+                    await self._of_people(self.people.add, name, form.get("password", ""), role)
                     await self._note(request, "person_added", None, name=name[:40], role=role)
                 return RedirectResponse("/people", 303)
             except PeopleError as error:
@@ -327,6 +335,8 @@ class Console:
     # -- what is live
 
     async def _live(self, request: Request) -> Response:
+        if len(self._tabs) >= _MOST_TABS:
+            raise _Refused(503, "unit_away")
         tab: asyncio.Queue[str] = asyncio.Queue(100)
         self._tabs.add(tab)
 
@@ -409,6 +419,10 @@ class Console:
         said = {"do": "note_access", "what": what, "call_id": call_id, "who": self._who(request), **more}
         await self._ask(said)
 
+    async def _of_people(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        async with self._alone:
+            return await run_in_threadpool(work, *arguments)
+
     @staticmethod
     def _who(request: Request) -> str:
         return str(request.state.person.name)
@@ -439,7 +453,7 @@ def _with_session(answer: Response, token: str) -> Response:
 
 
 async def _form(request: Request) -> dict[str, str]:
-    length = request.headers.get("content-length", "0")
+    length = request.headers.get("content-length", "")
     if not length.isdigit() or int(length) > _MOST_FORM:
         raise _Refused(413, "form_old")
     async with request.form(max_files=0, max_fields=20) as form:
