@@ -110,7 +110,7 @@ def test_two_lines_on_one_codec_are_kept_apart(tmp_path: Path) -> None:
         assert check(story.load(path), data, base_ns=run.base_ns, tolerance_s=0.1, line=number) == []
         (call,) = [call for call in calls if call["line"] == number]
         recording, line = call["recording"], VirtualLine(story.load(path))
-        found = stretches(data / recording["path"], recording["from_ns"], line, run.base_ns)
+        found = stretches(data / recording["path"], recording["from_ns"], line, run.base_ns, length_s=0.4)
         assert recording["gaps"] == [] and len(found) >= 2
         assert all(each.correlation > 0.999 and abs(each.lag_ms) < 60 for each in found), found
     the_journals_give_the_same_calls(data)

@@ -38,7 +38,6 @@ pcm.!default {{ type pulse server "unix:{directory}/native" device "line.monitor
 """
 
 _DAEMON = ("--daemonize=no", "--exit-idle-time=-1", "--disable-shm=yes")
-# A channel a line; as auxiliary ones, so that nothing is mixed from one into another.
 _PACAT = f"pacat --playback --raw --device=line --format=s16le --rate={RATE_HZ} {{options}}"
 
 # The wire renders ahead by half the shortest latency that a client asked for. A player of silence with the shortest of
@@ -62,7 +61,8 @@ class SoundError(Exception):
 
 
 class VirtualSound:
-    """Wires at 8 kHz, a channel each. Several may run side by side, each in a directory of its own. Not thread-safe.
+    """One wire at 8 kHz, or two, a channel each. Several may run side by side, each in a directory of its own. Not
+    thread-safe.
 
     The daemon ends with the thread that plugged it, and so with a killed process too; the players end with the daemon.
     """
@@ -71,9 +71,9 @@ class VirtualSound:
 
     def __init__(self, directory: Path, channels: int = 1) -> None:
         self._directory, self._frame_bytes = directory.resolve(), 2 * channels
-        aux = ",".join(f"aux{number}" for number in range(channels))
-        self._form = f"channels={channels} channel_map={aux}"
-        options = f"--channels={channels} --channel-map={aux}"
+        where = {1: "mono", 2: "front-left,front-right"}[channels]  # as ALSA names them: others would be mixed
+        self._form = f"channels={channels} channel_map={where}"
+        options = f"--channels={channels} --channel-map={where}"
         self._script = {"options": options, "lead": int(_LEAD_S * RATE_HZ) * self._frame_bytes}
         self._daemon: subprocess.Popen[bytes] | None = None
         self._players: list[subprocess.Popen[bytes]] = []
