@@ -72,7 +72,7 @@ def test_what_was_written_plays_wherever_the_disk_gets_full(tmp_path: Path, seal
     seed = secrets.randbelow(1_000_000)
     print(f"seed {seed}")
     dice = random.Random(seed)
-    sizes = [0, 1, 41, 42, 400, 8191, 8192, 8193, *(dice.randrange(WHOLE) for _ in range(40))]
+    sizes = [0, 1, 41, 42, 400, 8191, 8192, 8193, 174_129, *(dice.randrange(WHOLE) for _ in range(40))]
     for number, size in enumerate(sizes):
         folder = tmp_path / str(number)
         folder.mkdir()

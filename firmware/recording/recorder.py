@@ -391,6 +391,8 @@ class Recorder:
                 writing.file.close()  # writes the last block and the header
                 if writing.sealed:
                     writing.sealed.finish(_json({"frames": frames, "root": writing.leaves.root().hex()}))
+                elif writing.failed is None and frames:
+                    _look_at_the_end(writing.path, frames)
                 os.fsync(writing.descriptor)
             except (OSError, soundfile.SoundFileError) as error:
                 self._fail(writing, error)
@@ -517,6 +519,14 @@ class RecorderThread:
                     self._recorder.obey(item)
                 self.beat_ns = time.monotonic_ns()
             self._recorder.tick(self.beat_ns)
+
+
+def _look_at_the_end(path: Path, frames: int) -> None:
+    """libsndfile says nothing of a last block that the disk did not take. Raises OSError, SoundFileError."""
+    with soundfile.SoundFile(path) as file:
+        file.seek(frames - 1)
+        if len(file.buffer_read(1, "int16")) != 2:
+            raise OSError(errno.ENOSPC, "the disk takes no more")
 
 
 def started_ns(path: Path, otherwise_ns: int) -> int:
