@@ -23,6 +23,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Redire
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from firmware.console.index import CallIndex
 from firmware.console.people import RIGHTS, SHORTEST_PASSWORD, People, PeopleError, Person, Right
 from firmware.console.words import Language, say
 from firmware.core.numbers import national
@@ -76,6 +77,7 @@ class Console:
         self._templates = Environment(
             loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
+        self._index = CallIndex()
         self._tabs: set[asyncio.Queue[str]] = set()
         self._states: dict[str, Any] = {}  # by topic, as the unit shows them now
         self._away = True
@@ -231,12 +233,9 @@ class Console:
         first = request.query_params.get("from", "0")
         start = int(first) if first.isascii() and first.isdigit() and len(first) < 8 else 0
 
-        def fits(call: Mapping[str, Any]) -> bool:
-            return (kind not in _KINDS or call["outcome"] == kind) and (not digits or digits in _digits(call))
-
         def read() -> list[dict[str, Any]]:
             with self._reader() as reader:
-                return list(islice(filter(fits, reader.newest()), start, start + _PAGE + 1))
+                return self._index.find(reader, digits, kind if kind in _KINDS else "", start, _PAGE + 1)
 
         found = await run_in_threadpool(read)
         older = None
@@ -355,11 +354,17 @@ class Console:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
-        task = asyncio.create_task(self._follow())
+        tasks = [asyncio.create_task(self._follow()), asyncio.create_task(run_in_threadpool(self._warm_up))]
         try:
             yield
         finally:
-            task.cancel()
+            for task in tasks:
+                task.cancel()
+
+    def _warm_up(self) -> None:
+        """Years of calls take seconds to read: not when somebody searches for the first time."""
+        with contextlib.suppress(StoreError), self._reader() as reader:
+            self._index.find(reader, "", "", 0, 0)
 
     async def _follow(self) -> None:
         """Read what the unit says, for ever; again and again while it is away."""
@@ -479,13 +484,6 @@ def _who(call: Mapping[str, Any], language: Language) -> dict[str, str | None]:
     shown = caller["national"] or caller["raw"] or say(known, language)
     region = caller["region_en" if language == "en" else "region_ja"]
     return {"shown": shown, "number": caller["number"], "region": region, "name": caller["name"]}
-
-
-def _digits(call: Mapping[str, Any]) -> str:
-    """Every spelling of who was at the other end, digits alone."""
-    caller, dialled = call["caller"], call["dialled"] or {}
-    told = (caller["raw"], caller["number"], caller["national"], dialled.get("digits"), dialled.get("number"))
-    return " ".join("".join(c for c in each if c.isdigit()) for each in told if each)
 
 
 def _local(iso: str | None) -> str:

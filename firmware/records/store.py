@@ -193,6 +193,10 @@ class CallReader:
             if (call := self._call(doc_id)) is not None:
                 yield doc_id, call
 
+    def call(self, number: int) -> dict[str, Any] | None:
+        """One of numbered(), by its number."""
+        return self._call(number)
+
     def newest(self) -> Iterator[dict[str, Any]]:
         """All, the last filed first."""
         docs = self.storage.tables.get("calls")

@@ -20,6 +20,7 @@ from drivers.virtual.sound import SoundError
 from tests.bench import (
     bundles,
     caller_id_latency,
+    console,
     cpu,
     delivery,
     detectors,
@@ -48,6 +49,7 @@ _BENCHES = {
     "memory": memory.bench,
     "cpu": cpu.bench,
     "lines": lines.bench,
+    "console": console.bench,
     "store": store.bench,
     "bundles": bundles.bench,
     "containers": bundles.containers,
