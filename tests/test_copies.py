@@ -262,6 +262,14 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def ended(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
 def test_none_during_a_call_and_none_outside_of_its_hours(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     command = ["sh", "-c", f"echo x >> {ran}; sleep 60 & wait"]
@@ -280,7 +288,7 @@ def test_none_during_a_call_and_none_outside_of_its_hours(tmp_path: Path) -> Non
     assert copier._process
     copier.tick(night, ns, busy=True)  # somebody calls
     assert copier._process is None
-    until(lambda: subprocess.run(["pgrep", "-g", str(group)], capture_output=True, check=False).returncode == 1)
+    until(lambda: ended(group))
     copier.tick(night, ns, busy=False)
     assert copier._process is None, "it begins again in the next breath"
     copier.tick(night, ns + 40_000_000_000, busy=False)
