@@ -200,7 +200,8 @@ def test_any_text_is_a_number_or_none_and_reading_it_again_changes_nothing(text:
     kind(dialled.number), region(dialled.number)
 
 
-@given(st.from_regex(r"0[1-9][0-9]{8,9}", fullmatch=True))
+# 010 is what a foreign number is dialled with: its own country writes it in another way.
+@given(st.from_regex(r"0(?:1[1-9]|[2-9][0-9])[0-9]{7,8}", fullmatch=True))
 def test_the_national_form_is_read_as_the_same_number(digits: str) -> None:
     number = e164(digits, "jp")
     if number is not None:
