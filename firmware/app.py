@@ -140,7 +140,7 @@ class Unit:
             log.error("event=store_damaged reason=%s", aside)
         configs = [_line_config(line, board, settings, self.boot_id) for line in settings.line]
         self.journal = Journal(data / "journal", configs)
-        reads = JournalledReads(self.journal, new_call_id, self.store.read_clock)
+        reads = JournalledReads(self.journal, new_call_id, self.store.read_clock, self._unwanted)
         lines = {config.number: Line(config, reads) for config in configs}
         self.engine = Engine(lines, self.journal, self._execute, self._observe, now, self._settled)
         owner, not_sealed = owner_of(settings.recording.seal_to)
@@ -186,6 +186,10 @@ class Unit:
             self._tags,
             HELD_BACK_FOR_KEYS_MS if r.mute_keys else HELD_BACK_MS,
         )
+
+    def _unwanted(self, number: str) -> bool:
+        contact = self.store.contact(number)
+        return contact is not None and "do_not_record" in contact.flags
 
     def _tags(self, line: int, from_ns: int) -> dict[str, str]:
         """Of a recording. A clock that is not set dates nothing. Thread: the recorder's."""
@@ -544,6 +548,9 @@ class Unit:
 
     def patient(self) -> set[str]:
         return {name for name, courier in self.couriers.items() if courier.patient}
+
+    def peaks(self) -> dict[int, int]:
+        return {number: lane.peak() for number, lane in self.lanes.items()}
 
     def identify(self) -> None:
         self._identify_until_ns = self._now() + 30_000_000_000

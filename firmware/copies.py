@@ -22,7 +22,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from firmware.core.notices import hours_of, is_quiet
+from firmware.core.notices import hours_of, is_within
 from firmware.records.log import make_directory, sync_directory
 from firmware.records.store import CallReader
 from firmware.records.upkeep import backup as copy_store
@@ -322,7 +322,7 @@ class Copier:
             )
 
     def _may(self, now: datetime) -> bool:
-        return self._hours is None or is_quiet(now, self._hours)
+        return self._hours is None or is_within(now, self._hours)
 
     def stop(self) -> None:
         """End it now; what it was at is begun again."""

@@ -10,9 +10,9 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -28,10 +28,12 @@ from firmware.core.commands import FAILED, INVALID_PARAMS, Asker, CommandError, 
 from firmware.core.contacts import Contact
 from firmware.core.facts import KEYS, Gap, Input, MessageReceived, RecordingReady
 from firmware.core.line import Mute, SaveCall, ShowLine
+from firmware.core.notices import hours_of, is_within
 from firmware.core.numbers import e164
 from firmware.core.outbox import Event, Stream
 from firmware.records.store import CallStore, StoreError
 from firmware.settings import (
+    WEEKDAYS,
     Patch,
     Settings,
     SettingsError,
@@ -52,7 +54,26 @@ _S = 1_000_000_000
 _BUNDLE_NS = 60 * _S
 
 
-_ACCESSES = ("viewed", "opened", "played", "downloaded", "person_added", "person_removed")
+# What somebody does in the console that no command of its own tells of. More of each: call, contact or person.
+_ACCESSES = (
+    "viewed",
+    "opened",
+    "played",
+    "downloaded",
+    "exported",
+    "shared",
+    "unshared",
+    "link_opened",
+    "looked_up",
+    "listed",
+    "disclosed",
+    "person_added",
+    "person_removed",
+    "password_changed",
+    "key_made",
+    "key_removed",
+    "logged_in",
+)
 
 
 class Hands(Protocol):
@@ -66,6 +87,9 @@ class Hands(Protocol):
     def answer(self, sink: str, topic: str, payload: dict[str, Any]) -> None: ...
     def replay(self, sink: str, stream: Stream, low: int, high: int) -> bool: ...
     def identify(self) -> None: ...
+    def peaks(self) -> dict[int, int]:
+        """By line, the loudest sample since this was asked last."""
+
     def patient(self) -> set[str]:
         """Sinks that keep events back on purpose now: nothing is stuck there."""
 
@@ -109,7 +133,7 @@ class Management:
         self.watch = Watch(limits, lines, now, store.note("alarms") or [])
         kept = store.note("callbacks") or []
         calls = (store.get(each["call_id"]) for each in kept)
-        numbers = {call.call_id: call.caller.number for call in calls if call and call.caller.number}
+        numbers = {call.call_id: number for call in calls if call and (number := contacts.number_of(call))}
         self._next_callbacks = self._callbacks = callbacks.restored(kept, numbers)
         self.enabled = bool((store.note("recording") or {"enabled": True})["enabled"])
         self.paused: _Pause | None = None
@@ -165,11 +189,26 @@ class Management:
 
     def of_call(self, save: SaveCall) -> tuple[list[Event], dict[str, Any]]:
         """What is to be written with a call: events and notes. filed() must follow once they are."""
-        waiting, events = callbacks.after(self._callbacks, save.call, save.events)
+        waiting, events = callbacks.after(self._callbacks, save.call, save.events, self._is_open, self._due)
         self._next_callbacks = waiting
         notes = {"callbacks": [each.to_kept() for each in waiting]} if events else {}
         enriched = contacts.enriched(save.call, save.events, self._store.contact, self._enriched.get(save.call.call_id))
         return ([enriched, *events] if enriched else events), notes
+
+    def _is_open(self, time: str) -> bool:
+        """Whether the shop is open at a UTC time. Who calls while the clock is not set is never left out."""
+        chosen = self._settings.callbacks
+        if self._store.read_clock().state == "unsynced":
+            return True
+        at = datetime.fromisoformat(time).astimezone()
+        hours = hours_of(chosen.hours) if chosen.hours else None
+        return WEEKDAYS[at.weekday()] not in chosen.closed_on and (hours is None or is_within(at, hours))
+
+    def _due(self, time: str) -> str | None:
+        minutes = self._settings.callbacks.due_min
+        if not minutes:
+            return None
+        return _utc(datetime.fromisoformat(time) + timedelta(minutes=minutes))
 
     def filed(self, save: SaveCall, also: Sequence[Event] = ()) -> None:
         """also: the events of of_call()."""
@@ -360,7 +399,24 @@ class Management:
             case {"do": "note_access", "what": str(what), "call_id": str() | None as call_id, "who": str(who)} if (
                 what in _ACCESSES
             ):
-                return self._note_access(what, call_id, who, request)
+                return self._answered(self._store.tell, [self._access(what, call_id, who, request)])
+            case {"do": "remark", "call_id": str(call_id), "change": dict(change), "who": str(who)}:
+                event = self._access("remarked", call_id, who, {"name": ", ".join(sorted(change))[:40]})
+                return self._answered(self._store.remark, call_id, change, who, [event])
+            case {"do": "callback_put", "call_id": str(call_id), "due": str() | None as due, "for": str() | None as by}:
+                return self._answered(self._callback_put, call_id, due, by, asker)
+            case {"do": "contacts_put", "contacts": list(given)}:
+                return self._answered(self._contacts_put, given, asker)
+            case {"do": "contacts_merge", "number": str(number), "into": str(into)}:
+                return self._answered(self._contacts_merge, number, into, asker)
+            case {"do": "delete_call", "call_id": str(call_id), "reason": str(reason)}:
+                return self._answered(self._delete, call_id, reason, asker)
+            case {"do": "peaks"}:
+                return {"peaks": self._hands.peaks()}
+            case {"do": "acknowledge", "alarm": str(alarm)}:
+                doing, params, method = self.acknowledge, {"alarm": alarm}, "alarm.acknowledge"
+            case {"do": "bundle"}:
+                doing, params, method = self.bundle, {}, "log.bundle"
             case {"do": "resume"}:
                 doing, params, method = self.resume, {}, "recording.resume"
             case _:
@@ -372,19 +428,99 @@ class Management:
         self._audit("command.done", method, method=method, src=asker.src, by_way_of="local")
         return told
 
-    def _note_access(self, what: str, call_id: str | None, by: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Who has looked at a call, heard or taken its recording: on the disk before he may."""
-        more = {name: request.get(name) for name in ("from_s", "to_s", "name", "role")}
-        now = self._store.read_clock()
-        data = {"what": what, "call_id": call_id, "by": by, **more, "clock": now.state}
-        said = Event(
-            stream="audit", type="access.done", subject=call_id or "people", time=now.iso(now.mono_ns), data=data
-        )
+    @staticmethod
+    def _answered(work: Callable[..., Mapping[str, Any] | None], *arguments: Any) -> dict[str, Any]:
         try:
-            self._store.tell([said])
-        except StoreError as error:
+            return dict(work(*arguments) or {})
+        except KeyError:
+            return {"error": str(_no_such_call())}
+        except (CommandError, StoreError, ValueError) as error:
             return {"error": str(error)}
-        return {}
+
+    def _access(self, what: str, subject: str | None, by: str, more: Mapping[str, Any]) -> Event:
+        """That somebody has looked at a call, heard it, or changed something: on the disk before he may."""
+        told = {name: more.get(name) for name in ("from_s", "to_s", "name", "role")}
+        now, call_id = self._store.read_clock(), subject if subject and self._store.has(subject) else None
+        data = {"what": what, "call_id": call_id, "by": by, **told, "clock": now.state}
+        return Event(
+            stream="audit", type="access.done", subject=subject or "people", time=now.iso(now.mono_ns), data=data
+        )
+
+    def _callback_put(self, call_id: str, due: str | None, who: str | None, asker: Asker) -> None:
+        """Have the other side of a call on the list, or say when and by whom he is to be called."""
+        if due is not None:
+            due = _utc(datetime.fromisoformat(due))
+        call, now = self._call(call_id), self._store.read_clock()
+        waiting, events = callbacks.put(self._callbacks, call, due, (who or "").strip()[:40] or None, asker.src, now)
+        events.append(self._access("callback_put", call_id, asker.src, {}))
+        self._store.tell(events, {"callbacks": [each.to_kept() for each in waiting]})
+        self._callbacks = waiting
+
+    def _contact(self, given: Mapping[str, Any], asker: Asker) -> list[Contact]:
+        """A contact that somebody tells of, by each number that he has. Raises CommandError."""
+        number = e164(str(given.get("number") or ""), self._settings.line[0].country)
+        if number is None:
+            raise CommandError(INVALID_PARAMS, "number is no telephone number that could be dialled from line 1.")
+        before, now = self._store.contact(number), self._store.read_clock()
+        one = Contact(
+            contact_id=before.contact_id if before else str(uuid.uuid4()),
+            number=number,
+            name=given["name"],
+            reading=given.get("reading"),
+            flags=tuple(sorted(set(given.get("flags", ())))),
+            note=given.get("note", before.note if before else None),
+            by=asker.src,
+            updated=now.iso(now.mono_ns),
+        )
+        others = self._store.numbers_of(one.contact_id) if before else []
+        return [one, *(dataclasses.replace(one, number=each.number) for each in others if each.number != number)]
+
+    def _contacts_put(self, given: Sequence[Any], asker: Asker) -> dict[str, Any]:
+        """Many contacts at once; those that are of no use are told by their places."""
+        check, found, refused = _checker(contract()["contacts.put"]["params"]), {}, []
+        for place, each in enumerate(given):
+            try:
+                if not check(each)["name"]:
+                    raise ValueError
+                for contact in self._contact(each, asker):
+                    found[contact.number] = contact
+            except (ValueError, TypeError, CommandError):
+                refused.append(place)
+        if found:
+            subject = next(iter(found.values())).contact_id if len(given) == 1 else None
+            event = self._access("contacts_put", subject, asker.src, {"to_s": len(given) - len(refused)})
+            self._store.put_contacts(list(found.values()), [event])
+        return {"taken": len(given) - len(refused), "refused": refused}
+
+    def _contacts_merge(self, number: str, into: str, asker: Asker) -> None:
+        """Two numbers are one person's from now on. What was known of the first is added to the second's."""
+        one, other = self._store.contact(number), self._store.contact(into)
+        if one is None or other is None or one.contact_id == other.contact_id:
+            raise CommandError(FAILED, "There are no two such contacts.")
+        now = self._store.read_clock()
+        texts = other.note, one.name if one.name != other.name else None, one.note
+        merged = dataclasses.replace(
+            other,
+            reading=other.reading or one.reading,
+            flags=tuple(sorted({*one.flags, *other.flags})),
+            note="\n".join(text for text in texts if text) or None,
+            by=asker.src,
+            updated=now.iso(now.mono_ns),
+        )
+        own = [number for each in (one, other) for number in self._store.numbers_of(each.contact_id)]
+        event = self._access("contacts_merged", other.contact_id, asker.src, {})
+        self._store.put_contacts([dataclasses.replace(merged, number=each.number) for each in own], [event])
+
+    def _delete(self, call_id: str, reason: str, asker: Asker) -> None:
+        """Take a call and its recording out, for good."""
+        self._call(call_id)
+        answer = self._store.obey({"do": "erase", "call_ids": [call_id], "reason": reason, "who": asker.src})
+        if "error" in answer:
+            raise CommandError(FAILED, answer["error"])
+        if answer["kept"]:
+            raise CommandError(FAILED, "The call is held, or goes on; release it first.")
+        for path in (self._settings.unit.data_dir / "recordings").glob(f"*/{call_id}.*"):
+            path.unlink(missing_ok=True)
 
     def _write_recording(self) -> bool:
         """What was asked for is done by then. False: it could not be written, and a restart will undo it."""
@@ -476,25 +612,15 @@ class Management:
     def put_contact(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
         """Who a number is; name null takes him out."""
         number = e164(params["number"], self._settings.line[0].country)
-        if number is None:
-            raise CommandError(INVALID_PARAMS, "number is no telephone number that could be dialled from line 1.")
         try:
-            if params["name"] is None:
+            if params["name"] is None and number is not None:
                 return {"contact_id": None, "was_known": self._store.forget_contact(number, asker.src)}
-            before, now = self._store.contact(number), self._store.read_clock()
-            contact = Contact(
-                contact_id=before.contact_id if before else str(uuid.uuid4()),
-                number=number,
-                name=params["name"],
-                reading=params.get("reading"),
-                flags=tuple(sorted(set(params.get("flags", ())))),
-                by=asker.src,
-                updated=now.iso(now.mono_ns),
-            )
-            self._store.put_contact(contact)
+            before = number is not None and self._store.contact(number) is not None
+            contacts = self._contact(params, asker)
+            self._store.put_contacts(contacts)
         except StoreError as error:
             raise CommandError(FAILED, str(error)) from error
-        return {"contact_id": contact.contact_id, "was_known": before is not None}
+        return {"contact_id": contacts[0].contact_id, "was_known": before}
 
     def acknowledge(self, params: Mapping[str, Any], asker: Asker) -> dict[str, Any]:
         now = self._store.read_clock()
@@ -613,6 +739,10 @@ def _methods(of: Management) -> dict[str, Method]:
         for name, told in contract().items()
     }
     return methods | {"recording.switch": Method(do=of.switch, check=dict, changes=True)}
+
+
+def _utc(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _whole(value: object) -> object:

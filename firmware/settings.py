@@ -26,6 +26,7 @@ _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
+WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _PATCH = "settings-patch.json"  # below the data folder
 _PATCHABLE = ("recording", "events", "watch")
 _NEVER_PATCHED = ("do_not_record", "seal_to")  # numbers; and whoever sets the key is the only one who can listen
@@ -171,6 +172,16 @@ class ConsoleSettings:
 
     host: str = "0.0.0.0"
     port: int = field(default=8443, metadata=_limits(1, 65535))
+    crm_url: str | None = None  # of a caller in the customer's system; {number}: E.164, {national}: as people write it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallbacksSettings:
+    """Who is put on the list of those to be called back by himself. Times of day as HH:MM, of the machine's zone."""
+
+    hours: str | None = None  # from-until; None: whenever he is missed
+    closed_on: tuple[str, ...] = ()  # days as mon, tue
+    due_min: int = field(default=0, metadata=_limits(0, 10_080))  # he is to be called within; 0: nobody says when
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +229,7 @@ class Settings:
     imports: ImportsSettings | None = None
     copies: CopiesSettings | None = None
     console: ConsoleSettings = ConsoleSettings()
+    callbacks: CallbacksSettings = CallbacksSettings()
 
 
 def load(path: Path) -> Settings:
@@ -395,6 +407,15 @@ def _check(settings: Settings, name: str) -> None:
         raise SettingsError(f"{name}: [copies] {wrong}")
     if settings.imports and settings.imports.folder.is_relative_to(settings.unit.data_dir):
         raise SettingsError(f"{name}: [imports] folder lies in data_dir, whose files are the unit's; give another.")
+    if settings.callbacks.hours and hours_of(settings.callbacks.hours) is None:
+        raise SettingsError(f"{name}: [callbacks] hours = {settings.callbacks.hours!r}: write it as 09:00-18:00.")
+    if unknown := set(settings.callbacks.closed_on) - set(WEEKDAYS):
+        raise SettingsError(f"{name}: [callbacks] closed_on: {sorted(unknown)[0]!r}: use {', '.join(WEEKDAYS)}.")
+    if settings.console.crm_url and not re.match(r"https?://[^\s{}]+.*\{(number|national)\}", settings.console.crm_url):
+        raise SettingsError(
+            f"{name}: [console] crm_url = {settings.console.crm_url!r}: give the page of a caller with {{number}} or "
+            "{national} where his number belongs, as https://crm.example/search?tel={number}."
+        )
     for notify in settings.notify:
         if wrong := _wrong_notify(notify):
             raise SettingsError(f"{name}: [[notify]] {notify.name}: {wrong}")

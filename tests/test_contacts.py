@@ -90,9 +90,9 @@ def test_a_name_goes_no_further_than_a_number(privacy: Privacy, left: dict[str, 
 
 def test_a_contact_is_replaced_found_and_forgotten_without_a_trace(tmp_path: Path) -> None:
     store = CallStore(tmp_path / "store", "s")
-    store.put_contact(SATO)
-    store.put_contact(replace(YAMADA, name="やまだ"))
-    store.put_contact(YAMADA)
+    store.put_contacts([SATO])
+    store.put_contacts([replace(YAMADA, name="やまだ")])
+    store.put_contacts([YAMADA])
     store.close()
     store = CallStore(tmp_path / "store", "s")
     assert store.contact(YAMADA.number) == YAMADA and store.contact(SATO.number) == SATO

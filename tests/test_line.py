@@ -68,12 +68,16 @@ FACTS = [
 class Reads:
     def __init__(self) -> None:
         self.count = itertools.count(1)
+        self.contacts: set[str] = set()  # that want no recording
 
     def call_id(self) -> str:
         return f"00000000-0000-7000-8000-{next(self.count):012d}"
 
     def clock(self) -> ClockRead:
         return ClockRead(mono_ns=0, wall_ns=1_764_000_000_000_000_000, state="ntp")
+
+    def unwanted(self, number: str) -> bool:
+        return number in self.contacts
 
 
 def config(number_display: bool = False, country: Country = "jp", unwanted: tuple[str, ...] = ()) -> LineConfig:

@@ -21,7 +21,7 @@ from firmware.core import alarms
 from firmware.core.alarms import Alarm
 from firmware.core.call import Call, ClockRead, event
 from firmware.core.caller import Caller
-from firmware.core.notices import Budget, Day, day, hours_of, is_quiet, kind_of, latest, time_of
+from firmware.core.notices import Budget, Day, day, hours_of, is_within, kind_of, latest, time_of
 from firmware.core.outbox import Event
 from firmware.core.privacy import Privacy, masked
 from firmware.delivery import courier
@@ -60,10 +60,10 @@ def test_a_time_of_day_is_read_or_refused() -> None:
 )
 def test_quiet_hours_go_over_midnight(hours: str, quiet: tuple[str, ...], loud: tuple[str, ...]) -> None:
     for text in quiet:
-        assert is_quiet(at(text), hours_of(hours)), text
+        assert is_within(at(text), hours_of(hours)), text
     for text in loud:
-        assert not is_quiet(at(text), hours_of(hours)), text
-    assert not is_quiet(NOON, None)
+        assert not is_within(at(text), hours_of(hours)), text
+    assert not is_within(NOON, None)
 
 
 def test_the_latest_digest_is_today_s_or_yesterday_s() -> None:

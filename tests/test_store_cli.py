@@ -444,7 +444,8 @@ def test_a_contact_is_disclosed_and_erased_with_its_number(data: Path, capsys: p
     owner = CallStore(data / STORE, "s", keep_days=None)
     told = {"by": "crm", "updated": "2026-11-26T00:00:00.000Z"}
     for number, name in (("+81300001234", "山田商店"), ("+81312345678", "佐藤")):
-        owner.put_contact(Contact(contact_id=f"c-{number[-4:]}", number=number, name=name, flags=("vip",), **told))
+        one = Contact(contact_id=f"c-{number[-4:]}", number=number, name=name, flags=("vip",), **told)
+        owner.put_contacts([one])
     owner.close()
     assert "Known as 山田商店, vip; told by crm on 2026-11-26." in run(capsys, data, "find", "03-0000-1234")[1]
     assert run(capsys, data, "find", "0312345678")[1] == "Known as 佐藤, vip; told by crm on 2026-11-26.\n"

@@ -145,12 +145,17 @@ def _add_timestamps(
 
 
 def _calls_of(line: Line, wanted: set[bytes]) -> set[str]:
-    """Those of the calls that a line holds, where it holds no other call's record or event."""
+    """Those of the calls that a line holds, where it holds no other call's record or event.
+
+    What the shop has remarked on a call is its own, and goes nowhere.
+    """
     if line.body is None or not wanted.intersection(_UUID.findall(line.body)):
         return set()
     head, at = parts(line.body)
     found = set()
     for done in head["do"]:
+        if done[0] == "remarks":
+            return set()
         if len(done) != 3:
             continue
         if done[0] == "calls" or done[0].startswith("events."):

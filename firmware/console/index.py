@@ -1,64 +1,215 @@
-"""All calls by number and kind, in memory: what is searched as somebody types must not read every call."""
+"""All calls as they are searched: in memory, in SQLite, and never on the disk. What is erased leaves no second trace."""
 
 from __future__ import annotations
 
-import threading
+import sqlite3
+import unicodedata
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from dataclasses import dataclass
 from typing import Any
 
 from firmware.records.store import CallReader
 
+_TABLES = """
+CREATE TABLE calls (
+    id INTEGER PRIMARY KEY, opened TEXT, direction TEXT, outcome TEXT, line INTEGER, length REAL, recorded INTEGER,
+    number TEXT, digits TEXT, name TEXT, said TEXT, tags TEXT, taken TEXT
+) STRICT;
+CREATE INDEX calls_opened ON calls (opened);
+CREATE INDEX calls_number ON calls (number);
+CREATE TABLE contacts (number TEXT PRIMARY KEY, said TEXT, flags TEXT) STRICT, WITHOUT ROWID;
+"""
+_KATAKANA = {code: code - 0x60 for code in range(ord("ァ"), ord("ヶ") + 1)}  # as hiragana
+_AT_ONCE = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is looked for; what is None or empty does not matter. since, until: UTC; length in seconds.
+
+    text: a part of a number, of a name or its reading, of a note or a tag. flag: of the contact.
+    """
+
+    text: str = ""
+    kind: str = ""
+    direction: str = ""
+    line: int | None = None
+    since: str | None = None
+    until: str | None = None
+    shortest_s: float | None = None
+    longest_s: float | None = None
+    tag: str = ""
+    taken_by: str = ""
+    flag: str = ""
+    number: str | None = None  # E.164, the whole of it
+
 
 class CallIndex:
-    """Of one store, in the order of filing. Thread: any; one at a time gets in."""
+    """Of one store. Thread: one at a time."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._ids: list[int] = []
-        self._digits: list[str] = []  # every spelling of who was at the other end
-        self._kinds: list[str | None] = []  # outcome; None: it goes on
-        self._open: list[int] = []  # places of those
+        self._begin()
 
-    def find(self, reader: CallReader, digits: str, kind: str, start: int, count: int) -> list[dict[str, Any]]:
-        """So many calls from the start-th on that fit, newest first. What was filed since is taken in before."""
-        with self._lock:
-            self._take_in(reader)
-            places = [n for n in reversed(range(len(self._ids))) if self._fits(n, digits, kind)]
-            numbers = [self._ids[n] for n in places]
-        return list(islice(self._read(reader, numbers[start:]), count))
+    def _begin(self) -> None:
+        self._db = sqlite3.connect(":memory:", check_same_thread=False)
+        self._db.executescript(_TABLES)
+        self._filled = False
 
-    def _fits(self, place: int, digits: str, kind: str) -> bool:
-        return (not kind or self._kinds[place] == kind) and digits in self._digits[place]
-
-    def _take_in(self, reader: CallReader) -> None:
-        again, self._open = self._open, []
-        for place in again:
-            call = reader.call(self._ids[place])
-            if call is not None:
-                self._put(place, call)
-        for number, call in reader.numbered(self._ids[-1] if self._ids else 0):
-            self._ids.append(number)
-            self._digits.append("")
-            self._kinds.append(None)
-            self._put(len(self._ids) - 1, call)
-
-    def _put(self, place: int, call: Mapping[str, Any]) -> None:
-        self._digits[place], self._kinds[place] = digits_of(call), call["outcome"]
-        if call["outcome"] is None:
-            self._open.append(place)
-
-    @staticmethod
-    def _read(reader: CallReader, numbers: list[int]) -> Iterator[dict[str, Any]]:
-        """One that was erased meanwhile is passed over."""
+    def take_in(self, reader: CallReader, changed: set[tuple[str, int]] | None) -> None:
+        """Follow the store. changed: of CallReader.follow(); None: everything may have changed."""
+        if changed is None or any(table == "anchors" for table, _ in changed):
+            self._db.close()
+            self._begin()
+        if not self._filled:
+            self._fill(reader)
+            return
+        numbers = {number for table, number in changed or () if table in ("calls", "remarks")}
         for number in numbers:
             call = reader.call(number)
+            self._db.execute("DELETE FROM calls WHERE id = ?", (number,))
             if call is not None:
-                yield call
+                self._put([_row(number, call, reader.remarks(call["call_id"]))])
+        if any(table == "contacts" for table, _ in changed or ()):
+            self._contacts(reader)
+
+    def _fill(self, reader: CallReader) -> None:
+        remarks = dict(reader.remarks_by_number())
+        rows: list[tuple[Any, ...]] = []
+        for number, call in reader.numbered():
+            rows.append(_row(number, call, remarks.get(number, {})))
+            if len(rows) == _AT_ONCE:
+                self._put(rows)
+                rows = []
+        self._put(rows)
+        self._contacts(reader)
+        self._filled = True
+
+    def _put(self, rows: list[tuple[Any, ...]]) -> None:
+        self._db.executemany("INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def _contacts(self, reader: CallReader) -> None:
+        self._db.execute("DELETE FROM contacts")
+        rows = (
+            (each.number, fold(" ".join(filter(None, (each.name, each.reading, each.note)))), ",".join(each.flags))
+            for each in reader.contacts()
+        )
+        self._db.executemany("INSERT INTO contacts VALUES (?, ?, ?)", rows)
+
+    def find(self, wanted: Wanted, start: int, count: int) -> list[int]:
+        """The numbers of so many calls from the start-th on that fit, the last first (CallReader.call())."""
+        where, values = _where(wanted)
+        query = f"SELECT id FROM calls {where} ORDER BY opened DESC, id DESC LIMIT ? OFFSET ?"  # no value stands in it
+        return [row[0] for row in self._db.execute(query, (*values, count, start))]
+
+    def count(self, wanted: Wanted) -> int:
+        where, values = _where(wanted)
+        return int(self._db.execute(f"SELECT count(*) FROM calls {where}", values).fetchone()[0])
+
+    def tags(self) -> list[str]:
+        """All that are in use, the commonest first."""
+        counts: dict[str, int] = {}
+        for (tags,) in self._db.execute("SELECT tags FROM calls WHERE tags != ''"):
+            for tag in tags.strip("\n").split("\n"):
+                counts[tag] = counts.get(tag, 0) + 1
+        return sorted(counts, key=lambda tag: (-counts[tag], tag))
+
+    def contacts(self, text: str) -> list[str]:
+        """The numbers of the contacts that fit a part of a number or of what is known of them."""
+        folded = f"%{_escaped(fold(text))}%"
+        digits = f"%{''.join(c for c in text if c.isdigit()) or '-'}%"
+        query = r"SELECT number FROM contacts WHERE said LIKE ? ESCAPE '\' OR number LIKE ? OR replace(number, '+81', '0') LIKE ?"
+        return [row[0] for row in self._db.execute(query, (folded, digits, digits))]
 
 
-def digits_of(call: Mapping[str, Any]) -> str:
+def _where(wanted: Wanted) -> tuple[str, list[Any]]:
+    terms: list[str] = []
+    values: list[Any] = []
+
+    def add(term: str, *given: Any) -> None:
+        terms.append(term)
+        values.extend(given)
+
+    if text := fold(wanted.text):
+        digits = "".join(c for c in text if c.isdigit())
+        like = f"%{_escaped(text)}%"
+        if digits and not text.strip("0123456789-+() "):
+            add("digits LIKE ?", f"%{digits}%")
+        else:
+            add(
+                r"(name LIKE ? ESCAPE '\' OR said LIKE ? ESCAPE '\' OR number IN "
+                r"(SELECT number FROM contacts WHERE said LIKE ? ESCAPE '\'))",
+                *(like,) * 3,
+            )
+    for column, value in (("outcome", wanted.kind), ("direction", wanted.direction), ("line", wanted.line)):
+        if value:
+            add(f"{column} = ?", value)
+    if wanted.number:
+        add("number = ?", wanted.number)
+    for column, sign, bound in (
+        ("opened", ">=", wanted.since),
+        ("opened", "<", wanted.until),
+        ("length", ">=", wanted.shortest_s),
+        ("length", "<=", wanted.longest_s),
+    ):
+        if bound is not None:
+            add(f"{column} {sign} ?", bound)
+    if wanted.tag:
+        add("instr(tags, ?)", f"\n{wanted.tag}\n")
+    if wanted.taken_by:
+        add("taken = ?", wanted.taken_by)
+    if wanted.flag:
+        add("number IN (SELECT number FROM contacts WHERE instr(',' || flags || ',', ?))", f",{wanted.flag},")
+    return f"WHERE {' AND '.join(terms)}" if terms else "", values
+
+
+def _row(number: int, call: Mapping[str, Any], remarks: Mapping[str, Any]) -> tuple[Any, ...]:
+    notes = [note["text"] for note in remarks.get("notes", ())]
+    tags = remarks.get("tags") or []
+    follow = remarks.get("follow_up") or {}
+    said = [*notes, *tags, *(follow.get(key) for key in ("reaction", "next", "who"))]
+    recording = call["recording"]
+    return (
+        number,
+        call["opened"],
+        call["direction"],
+        call["outcome"],
+        call["line"],
+        call["duration_s"],
+        int(bool(recording and not recording.get("deleted"))),
+        number_of(call),
+        _digits_of(call),
+        fold(call["caller"]["name"] or ""),
+        fold("\n".join(filter(None, said))),
+        f"\n{chr(10).join(tags)}\n" if tags else "",
+        remarks.get("taken_by"),
+    )
+
+
+def number_of(call: Mapping[str, Any]) -> str | None:
+    """Of the other side, as E.164."""
+    who = (call["dialled"] or {}) if call["direction"] == "outgoing" else call["caller"]
+    number: str | None = who.get("number")
+    return number
+
+
+def _digits_of(call: Mapping[str, Any]) -> str:
     """Every spelling of who was at the other end, digits alone."""
     caller, dialled = call["caller"], call["dialled"] or {}
     told = (caller["raw"], caller["number"], caller["national"], dialled.get("digits"), dialled.get("number"))
-    return " ".join({"".join(c for c in each if c.isdigit()) for each in told if each})
+    return " ".join(sorted({"".join(c for c in each if c.isdigit()) for each in told if each}))
+
+
+def fold(text: str) -> str:
+    """As it is compared: width, case and the kind of kana do not matter."""
+    return unicodedata.normalize("NFKC", text).casefold().translate(_KATAKANA).strip()
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def newest(reader: CallReader, numbers: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The calls of these numbers; one that was erased meanwhile is passed over."""
+    for number in numbers:
+        if (call := reader.call(number)) is not None:
+            yield number, call

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from firmware.core.call import Call, ClockRead, told
+from firmware.core.contacts import number_of
 from firmware.core.outbox import Event
 
 _MOST = 100
@@ -14,16 +16,25 @@ _MOST = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Callback:
-    """One caller who waits to be called back. call_id: of his last missed call; since: UTC, of his first."""
+    """One caller who waits to be called back. call_id: of his last missed call, or of the one that somebody has chosen.
+
+    since: UTC, of his first. due: UTC, when at the latest; who: is to call him; None: nobody has said. by: who has put
+    him there by hand, times is 1 then; None: he was missed.
+    """
 
     call_id: str
     number: str
     since: str
     times: int
+    due: str | None = None
+    who: str | None = None
+    by: str | None = None
 
     def to_kept(self) -> dict[str, Any]:
         """Without the number: it stands in the call, and is erased with it."""
-        return {"call_id": self.call_id, "since": self.since, "times": self.times}
+        kept = dataclasses.asdict(self)
+        del kept["number"]
+        return kept
 
 
 def restored(kept: Sequence[Mapping[str, Any]], numbers: Mapping[str, str]) -> tuple[Callback, ...]:
@@ -34,28 +45,56 @@ def restored(kept: Sequence[Mapping[str, Any]], numbers: Mapping[str, str]) -> t
 
 
 def after(
-    waiting: tuple[Callback, ...], call: Call, told_of: Sequence[Event]
+    waiting: tuple[Callback, ...],
+    call: Call,
+    told_of: Sequence[Event],
+    wanted: Callable[[str], bool] = lambda time: True,
+    due: Callable[[str], str | None] = lambda time: None,
 ) -> tuple[tuple[Callback, ...], list[Event]]:
-    """Who waits after a call's events, and the events of that. The withheld cannot be called back."""
+    """Who waits after a call's events, and the events of that. The withheld cannot be called back.
+
+    wanted: whether who is missed at a UTC time comes onto the list; due: until when he is to be called.
+    """
     events: list[Event] = []
     for each in told_of:
         if each.type == "call.missed" and call.caller.number:
             same = _of(waiting, call.caller.number)
-            since, times = (same.since, same.times + 1) if same else (each.time, 1)
-            due = Callback(call_id=call.call_id, number=call.caller.number, since=since, times=times)
-            waiting = (*(other for other in waiting if other is not same), due)
-            events.append(_event("callback.due", due, call, each.time))
+            if same is None and not wanted(each.time):
+                continue
+            new = Callback(
+                call_id=call.call_id, number=call.caller.number, since=each.time, times=0, due=due(each.time)
+            )
+            same = replace(same or new, call_id=call.call_id, times=(same or new).times + 1)
+            waiting = (*(other for other in waiting if other.number != same.number), same)
+            events.append(_event("callback.due", same, call, each.time))
         elif each.type == "call.ended" and (number := _spoken_to(call)) and (done := _of(waiting, number)):
             waiting = tuple(other for other in waiting if other is not done)
             events.append(_event("callback.done", done, call, each.time, by="call"))
     return waiting[-_MOST:], events
 
 
+def put(
+    waiting: tuple[Callback, ...], call: Call, due: str | None, who: str | None, by: str, now: ClockRead
+) -> tuple[tuple[Callback, ...], list[Event]]:
+    """Somebody says when, or by whom, the other side of this call is to be called. Raises ValueError, a sentence."""
+    number = number_of(call)
+    if number is None:
+        raise ValueError("The number of this call is not known; nobody can be called back.")
+    known = _of(waiting, number)
+    time = now.iso(now.mono_ns)
+    one = replace(known or Callback(call_id=call.call_id, number=number, since=time, times=1, by=by), due=due, who=who)
+    waiting = tuple(one if other is known else other for other in waiting) if known else (*waiting, one)
+    if known:
+        return waiting, []
+    event = _event("callback.due", one, call, time, by=by)
+    return waiting[-_MOST:], [replace(event, data={**event.data, "clock": now.state})]
+
+
 def done(
     waiting: tuple[Callback, ...], call: Call, by: str, now: ClockRead
 ) -> tuple[tuple[Callback, ...], list[Event]]:
     """Somebody says that the caller of this call needs no call back. No event: nobody waits for one."""
-    found = _of(waiting, call.caller.number)
+    found = _of(waiting, number_of(call))
     if found is None:
         return waiting, []
     left = tuple(other for other in waiting if other is not found)

@@ -9,19 +9,23 @@ from typing import Any, Literal
 from firmware.core.call import Call, told
 from firmware.core.outbox import Event
 
-Flag = Literal["vip", "nuisance"]
+Flag = Literal["vip", "nuisance", "do_not_record"]
 _WHO_CALLS = ("call.ringing", "call.caller_id", "call.dialled", "call.answered", "call.ended", "call.missed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contact:
-    """One number and who has it. number: E.164. reading: the name in kana. by: who has told it; updated: UTC."""
+    """One number and who has it. number: E.164. reading: the name in kana. by: who has told it; updated: UTC.
+
+    Several numbers of one person have one contact_id, and all else in common.
+    """
 
     contact_id: str
     number: str
     name: str
     reading: str | None = None
     flags: tuple[Flag, ...] = ()
+    note: str | None = None
     by: str
     updated: str
 

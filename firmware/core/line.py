@@ -61,7 +61,7 @@ from firmware.core.hook import (
     RingBurst,
     RingBurstOver,
 )
-from firmware.core.numbers import as_dialled, kind
+from firmware.core.numbers import Dialled, as_dialled, kind
 from firmware.core.outbox import Event
 
 _MS = 1_000_000
@@ -239,6 +239,8 @@ class Reads(Protocol):
 
     def call_id(self) -> str: ...
     def clock(self) -> ClockRead: ...
+    def unwanted(self, number: str) -> bool:
+        """Whether the contacts say that calls with this number (E.164) are not recorded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -443,7 +445,7 @@ class Line:
         if not self._enabled:
             self._call = replace(call, no_recording="switched_off")
             return
-        if any(who and listed(who, self.config.do_not_record) for who in (call.caller, call.dialled)):
+        if any(who and self._unwanted(who) for who in (call.caller, call.dialled)):
             self._call = replace(call, no_recording="do_not_record")
             return
         if call.no_recording in ("do_not_record", "switched_off"):  # better evidence says somebody else; it is on again
@@ -461,6 +463,11 @@ class Line:
         call_id = self._the_call().call_id
         stop = StopRecording(line=self.config.number, call_id=call_id, until_ns=until_ns, keep=keep)
         self._out.append(stop)
+
+    def _unwanted(self, who: Caller | Dialled) -> bool:
+        if listed(who, self.config.do_not_record):
+            return True
+        return who.number is not None and self._reads.unwanted(who.number)
 
     def _do_not_record(self, now_ns: int) -> None:
         """The one who calls, or is called, turns out to be on the list."""
@@ -557,7 +564,7 @@ class Line:
             self._quiet_ns = max(self._quiet_ns, fact.until_ns)  # no frame in a recording
         if _who(caller) != _who(known):
             self._save(call, event("call.caller_id", call, fact.at_ns, correction=known.presentation != "not_received"))
-        if listed(caller, self.config.do_not_record) and self._recording:
+        if self._recording and self._unwanted(caller):
             self._do_not_record(fact.at_ns)
         elif call.no_recording == "do_not_record" and call.answered_ns is not None:
             self._record(call.answered_ns, pre_roll=True)  # it is somebody else
@@ -584,7 +591,7 @@ class Line:
         dialled = as_dialled(self._digits, self.config.country)
         self._call = call = replace(self._the_call(), dialled=dialled, dialled_by=self._dialling_by)
         self._save(call, event("call.dialled", call, max(at_ns, call.opened_ns), correction=True))
-        if listed(dialled, self.config.do_not_record):
+        if self._unwanted(dialled):
             self._do_not_record(max(at_ns, call.opened_ns))
 
     def _used(self, at_ns: int) -> None:

@@ -33,8 +33,8 @@ def hours_of(text: str) -> Hours | None:
     return None if first is None or last is None or first == last else (first, last)
 
 
-def is_quiet(now: datetime, hours: Hours | None) -> bool:
-    """The end is not quiet any more."""
+def is_within(now: datetime, hours: Hours | None) -> bool:
+    """Whether it is within a stretch of the day; its end is not."""
     if hours is None:
         return False
     begin, end = hours

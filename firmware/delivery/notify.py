@@ -17,7 +17,7 @@ import apprise
 
 from firmware import words
 from firmware.core.facts import DeliveryFact
-from firmware.core.notices import Budget, Kind, Message, day, hours_of, is_quiet, kind_of, latest, time_of
+from firmware.core.notices import Budget, Kind, Message, day, hours_of, is_within, kind_of, latest, time_of
 from firmware.core.outbox import Outbox, Stream
 from firmware.core.privacy import masked
 from firmware.delivery.courier import Answer, Courier, Delivery
@@ -99,7 +99,7 @@ class Notifier(Courier[_Mail]):
 
     @property
     def patient(self) -> bool:
-        return bool(self._waiting) and is_quiet(self._now(), self._quiet)
+        return bool(self._waiting) and is_within(self._now(), self._quiet)
 
     # -- what to send
 
@@ -109,7 +109,7 @@ class Notifier(Courier[_Mail]):
         self._collect()
         now = self._now()
         self._budget = self._budget.at(now)
-        quiet = is_quiet(now, self._quiet)
+        quiet = is_within(now, self._quiet)
         urgent = [
             each
             for each in self._waiting

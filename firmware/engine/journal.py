@@ -144,6 +144,9 @@ class Journal:
     def clock(self, read: ClockRead) -> None:
         self._write({"clock": dataclasses.asdict(read)})
 
+    def unwanted(self) -> None:
+        self._write({"unwanted": True})
+
     def close(self) -> None:
         file, self._file = self._file, None
         if file:
@@ -181,8 +184,14 @@ class Journal:
 class JournalledReads:
     """Draws ids and reads the clock for the lines, and journals every answer."""
 
-    def __init__(self, journal: Journal, call_id: Callable[[], str], clock: Callable[[], ClockRead]) -> None:
-        self._journal, self._call_id, self._clock = journal, call_id, clock
+    def __init__(
+        self,
+        journal: Journal,
+        call_id: Callable[[], str],
+        clock: Callable[[], ClockRead],
+        unwanted: Callable[[str], bool] = lambda number: False,
+    ) -> None:
+        self._journal, self._call_id, self._clock, self._unwanted = journal, call_id, clock, unwanted
 
     def call_id(self) -> str:
         value = self._call_id()
@@ -194,15 +203,31 @@ class JournalledReads:
         self._journal.clock(value)
         return value
 
+    def unwanted(self, number: str) -> bool:
+        value = self._unwanted(number)
+        if value:  # as a rule nobody is, and most journals say nothing of it
+            self._journal.unwanted()
+        return value
+
 
 class _ReplayedReads:
     """Answers as the journal says the unit was answered."""
 
     def __init__(self, entries: Iterator[tuple[int, dict[str, Any]]], name: str) -> None:
         self._entries, self._name = entries, name
+        self._ahead: tuple[int, dict[str, Any]] | None = None
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The entries that are no answers."""
+        while (entry := self._take())[1] is not None:
+            yield entry  # type: ignore[misc]
+
+    def _take(self) -> tuple[int, dict[str, Any] | None]:
+        ahead, self._ahead = self._ahead, None
+        return ahead or next(self._entries, (0, None))
 
     def _next(self, key: str) -> Any:
-        number, entry = next(self._entries, (0, None))
+        number, entry = self._take()
         if entry is None:
             raise _CutOff
         if key not in entry:
@@ -215,6 +240,13 @@ class _ReplayedReads:
 
     def clock(self) -> ClockRead:
         return ClockRead(**self._next("clock"))
+
+    def unwanted(self, number: str) -> bool:
+        at, entry = self._take()
+        if entry is not None and "unwanted" in entry:
+            return True
+        self._ahead = None if entry is None else (at, entry)
+        return False
 
 
 def replay(path: Path) -> Iterator[SaveCall]:
@@ -266,7 +298,7 @@ def _steps(entries: Iterator[tuple[int, dict[str, Any]]], name: str) -> Iterator
             lines[own.number] = TracedLine(own, reads)
     except _MALFORMED as error:
         raise JournalError(f"{name}:1: has no lines that can be replayed ({error!r}).") from error
-    for number, entry in entries:
+    for number, entry in reads:
         try:
             if "timer" in entry:
                 done = [lines[entry["line"]].step(entry["due"], entry["timer"])]

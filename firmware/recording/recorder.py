@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import soundfile
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
@@ -47,6 +48,7 @@ HELD_BACK_FOR_KEYS_MS = 2000
 _AROUND_KEY_NS = 30_000_000  # its edges are known to some milliseconds
 # Written in such pieces at least: each costs the same, however short it is.
 _PIECE_MS = 100
+_METERED_NS = 5_000_000_000  # so long somebody looks at the levels
 _LOOK_S = 0.2  # each look into the lane costs the same, however many blocks are in it
 # Frames still missing this long after they should have been captured are not coming: the codec is away.
 _OVERDUE_NS = 2_000_000_000
@@ -473,6 +475,7 @@ class RecorderThread:
         self._lane_blocks = lane_blocks
         self._called = threading.Event()
         self._dropped = 0
+        self._metered_ns = self._peak = 0
         self.beat_ns = time.monotonic_ns()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
 
@@ -496,6 +499,11 @@ class RecorderThread:
         self._lane.put(command)
         self._called.set()
 
+    def peak(self) -> int:
+        """The loudest sample since this was asked last, which was a few seconds ago at most, or 0. Thread: any."""
+        peak, self._peak, self._metered_ns = self._peak, 0, time.monotonic_ns()
+        return peak
+
     def close(self) -> None:
         """Close what is open and end the thread. Waits for it."""
         self._lane.put(None)
@@ -515,6 +523,9 @@ class RecorderThread:
                     return
                 if isinstance(item, AudioBlock):
                     self._recorder.take(item)
+                    if self.beat_ns - self._metered_ns < _METERED_NS:
+                        loud = np.abs(np.frombuffer(item.pcm, np.int16).astype(np.int32))
+                        self._peak = max(self._peak, int(loud.max(initial=0)))
                 else:
                     self._recorder.obey(item)
                 self.beat_ns = time.monotonic_ns()

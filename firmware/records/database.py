@@ -163,6 +163,8 @@ class LogStorage(Storage):
         self._writer = Writer(self.directory, sync=sync)
         self._reader = Reader([])
         self.tables: dict[str, Docs] = {}
+        self._known: list[Segment] = []  # a reader's: what it has read, the last one up to _end
+        self._end = 0
         try:
             if writable:
                 self._take_lock()
@@ -213,11 +215,71 @@ class LogStorage(Storage):
             self._missing(known[-1], expected, expected)
         for docs in self.tables.values():
             docs.settle()
+        self._known, self._end = known, end
         _give_back()
         if self.writable and cut_off:
             self._writer.leave_out(expected, self.seq, self.link)
         elif self.writable and known:
             self._writer.go_on(known[-1], end, self.seq, self.link)
+
+    def follow(self) -> set[tuple[str, int]] | None:
+        """A reader: take in what was written since. Returns which documents changed, by table and number.
+
+        None: all was read anew, since the segments were written anew, or are damaged; what changed cannot be told.
+        """
+        known = segments(self.directory)
+        try:
+            if not self._known or self._known[-1] not in known:
+                raise FileNotFoundError
+            changed: set[tuple[str, int]] = set()
+            for segment in known[known.index(self._known[-1]) :]:
+                changed |= self._follow(segment)
+            if [each.path for each in known[: len(self._known)]] != [each.path for each in self._known]:
+                self._open()  # the same documents, elsewhere
+        except (FileNotFoundError, *NOTHING_OF_A_STORE):
+            self._open()
+            return None
+        self._known = known
+        return changed
+
+    def _follow(self, segment: Segment) -> set[tuple[str, int]]:
+        """The rest of a segment. Raises LookupError where a line does not follow the one before it."""
+        self._end = self._end if segment == self._known[-1] else 0
+        self._reader.segments[segment.number] = segment
+        with segment.path.open("rb") as file:
+            file.seek(self._end)
+            data = file.read()
+        changed: set[tuple[str, int]] = set()
+        begins = self._end
+        for line in lines(data):
+            if isinstance(line, Bad):
+                break  # it is being written
+            if (line.seq, line.prev) != (self.seq + 1, self.link):
+                raise LookupError(f"line {line.seq} does not follow line {self.seq}")
+            if line.body is not None:
+                changed |= self._followed(segment.number, begins + line.body_offset, line.body)
+            self.seq, self.link, self._end = line.seq, line.link, begins + line.offset + line.size
+        return changed
+
+    def _followed(self, segment: int, offset: int, body: bytes) -> set[tuple[str, int]]:
+        """Do what a line says that the unit has written. offset: of its body in the segment."""
+        changed: set[tuple[str, int]] = set()
+        head, at = parts(body)
+        for done in head["do"]:
+            name = done[0]
+            match done[1:]:
+                case [bool(drop)]:
+                    raise LookupError(f"table {name} was cleared ({drop})")
+                case [low, high, _]:
+                    self._docs(name).remove_range(low, high)
+                    changed |= {(name, low), (name, high)}
+                case [doc_id, size]:
+                    data = body[at : at + size]
+                    self._put(Put(name, doc_id, decode(data)), Place(segment, offset + at, size, checksum(data)))
+                    changed.add((name, doc_id))
+                    at += size + 1
+        self.last_at = head.get("at") or self.last_at
+        return changed
 
     def _missing(self, beside: Segment, low: int, high: int) -> None:
         which = f"segment {low} is" if low == high else f"segments {low} to {high} are"

@@ -1,15 +1,16 @@
 """The record of all calls and of the events that tell of them: the only owner of its folder.
 
-Tables: `calls` by order of filing; `events.STREAM` by sequence; `cursors`, how far each sink has got; `meta`, `boots`,
-`anchors` (what the clock turned out to be), `checkpoint` (the last signature), `timestamps` (an authority's), `holds`,
-`tombstones`; `contacts` and `forgotten`, what is left of those that were removed; `acks`, how far each consumer has
-confirmed; `unit`, what else it must know after a restart, each by its name.
+Tables: `calls` by order of filing; `remarks` on them, by the same numbers; `events.STREAM` by sequence; `cursors`, how
+far each sink has got; `meta`, `boots`, `anchors` (what the clock turned out to be), `checkpoint` (the last signature),
+`timestamps` (an authority's), `holds`, `tombstones`; `contacts` and `forgotten`, what is left of those that were
+removed; `acks`, how far each consumer has confirmed; `unit`, what else it must know after a restart, each by its name.
 A change of a call, its events and whatever else belongs to it are one line of the log, and one sync.
 """
 
 from __future__ import annotations
 
 import fcntl
+import itertools
 import uuid
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,10 +18,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from firmware.core import remarks
 from firmware.core.call import Call, ClockRead, upgraded
 from firmware.core.call import event as call_event
 from firmware.core.contacts import Contact
 from firmware.core.outbox import STREAMS, Event, OutboxEntry, Sink, Stream
+from firmware.core.remarks import NOTHING
 from firmware.records.database import Change, LogStorage, Put, Remove, StoreError, View
 from firmware.records.evidence import Signer
 from firmware.records.index import Index, second, text_key
@@ -62,7 +65,7 @@ INDEXES: Mapping[str, Sequence[Index]] = {
         Index(("is open",), of=_open_state),
         Index(("unsynced boot",), of=_unsynced_boot),
     ),
-    "contacts": (Index(("number",)),),
+    "contacts": (Index(("number",)), Index(("contact_id",))),
 }
 
 
@@ -171,6 +174,16 @@ class CallReader:
         """Calls that nothing may remove, with why, by whom and since when."""
         return {doc["call_id"]: doc for doc in View(self.storage, "holds").values()}
 
+    def remarks(self, call_id: str) -> dict[str, Any]:
+        """What people have written down about a call (core/remarks.py)."""
+        doc_id = self._doc_id(call_id)
+        doc = None if doc_id is None else self.storage.doc("remarks", doc_id)
+        return {key: (doc or NOTHING)[key] for key in NOTHING}
+
+    def remarks_by_number(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """All, with the numbers of their calls (numbered())."""
+        return iter(View(self.storage, "remarks").documents())
+
     def is_held(self, call_id: str) -> bool:
         return any(doc["call_id"] == call_id for doc in View(self.storage, "holds").values())
 
@@ -218,6 +231,15 @@ class CallReader:
         doc = None if doc_id is None else self.storage.doc("contacts", doc_id)
         return None if doc is None else Contact.from_doc(doc)
 
+    def numbers_of(self, contact_id: str) -> list[Contact]:
+        """One contact for each number of somebody."""
+        docs, key = self.storage.tables.get("contacts"), text_key(contact_id)
+        found = (self.storage.doc("contacts", doc_id) for doc_id in (docs.find(1, key, key) if docs else ()))
+        return [Contact.from_doc(doc) for doc in found if doc and doc["contact_id"] == contact_id]
+
+    def contacts(self) -> list[Contact]:
+        return [Contact.from_doc(doc) for doc in View(self.storage, "contacts").values()]
+
     def unpurged(self) -> bool:
         """Whether the log still holds something that was removed."""
         return any(not doc["purged"] for table in _REMOVED for doc in View(self.storage, table).values())
@@ -254,6 +276,20 @@ class CallReader:
         """The events that are kept, stream by stream, in the order of their sequence."""
         for stream in streams:
             yield from View(self.storage, f"events.{stream}").values()
+
+    def newest_events(self, stream: Stream) -> Iterator[dict[str, Any]]:
+        """Of one stream, the last first."""
+        docs = self.storage.tables.get(f"events.{stream}")
+        for sequence in range(docs.highest() or 0 if docs else 0, 0, -1):
+            if (event := self.storage.doc(f"events.{stream}", sequence)) is not None:
+                yield event
+
+    def follow(self) -> set[tuple[str, int]] | None:
+        """Take in what the unit has written since this was opened, or followed last.
+
+        Returns the tables and numbers of the documents that changed; None: what changed cannot be told.
+        """
+        return self.storage.follow()
 
     def close(self) -> None:
         self.storage.close()
@@ -608,6 +644,7 @@ class CallStore(CallReader):
             at = self.read_clock()
             docs = self.storage.tables.get("tombstones")
             changes: list[Change] = [Remove("calls", doc_id, doc_id) for doc_id in gone.values()]
+            changes += [Remove("remarks", n, n) for n in gone.values() if self.storage.doc("remarks", n)]
             told: list[tuple[Stream, int]] = []
             for stream in STREAMS:
                 events = View(self.storage, f"events.{stream}").documents()
@@ -692,11 +729,22 @@ class CallStore(CallReader):
 
     # -- contacts
 
-    def put_contact(self, contact: Contact) -> None:
-        """Keep a contact; one of the same number is replaced."""
+    def put_contacts(self, contacts: Sequence[Contact], told: Sequence[Event] = ()) -> None:
+        """Keep contacts, all or none; those of the same numbers are replaced."""
         docs = self.storage.tables.get("contacts")
-        doc_id = self._contact_id(contact.number) or (docs.last_id if docs else 0) + 1
-        self._tell([Put("contacts", doc_id, contact.to_doc())], (), {})
+        free = itertools.count((docs.last_id if docs else 0) + 1)
+        puts = [Put("contacts", self._contact_id(each.number) or next(free), each.to_doc()) for each in contacts]
+        self._tell([*puts], told, {})
+
+    def remark(self, call_id: str, change: Mapping[str, Any], who: str, told: Sequence[Event] = ()) -> dict[str, Any]:
+        """Write down what somebody says of a call. Raises KeyError for no such call; RemarkError."""
+        doc_id = self._doc_id(call_id)
+        if doc_id is None:
+            raise KeyError(call_id)
+        now = self.read_clock()
+        after = remarks.changed(self.remarks(call_id), change, who, now.iso(now.mono_ns))
+        self._tell([Put("remarks", doc_id, {"call_id": call_id, **after})], told, {})
+        return after
 
     def forget_contact(self, number: str, who: str, told: Sequence[Event] = ()) -> bool:
         """Take a contact out. False: there is none. The log holds it until purge_steps() has been through it."""

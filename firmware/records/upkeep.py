@@ -286,7 +286,7 @@ def purge(storage: LogStorage, ids: Collection[str]) -> Iterator[int]:
 
 
 def _tells_of_people(table: str) -> bool:
-    return table in ("calls", "contacts") or table.startswith("events.")
+    return table in ("calls", "contacts", "remarks") or table.startswith("events.")
 
 
 def mentions(call: Mapping[str, Any], spellings: Collection[str]) -> bool:
