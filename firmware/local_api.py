@@ -42,6 +42,10 @@ def address_below(directory: Path, name: str) -> Iterator[str]:
         os.close(descriptor)
 
 
+class LocalRefused(LocalError):
+    """The unit runs, and says why it does not do it."""
+
+
 class LocalServer:
     """Takes requests on a thread of its own; answer_all() answers them on the loop's. asked: has it called, there."""
 
@@ -130,5 +134,5 @@ def ask(directory: Path, request: Mapping[str, Any]) -> Answer:
         why = error.strerror if isinstance(error, OSError) and error.strerror else "it gave no answer"
         raise LocalError(f"The running unit cannot be asked ({why}); run this as the user tsuroku.") from error
     if "error" in answer:
-        raise LocalError(str(answer["error"]))
+        raise LocalRefused(str(answer["error"]))
     return answer

@@ -67,12 +67,12 @@ _ACCESSES = (
     "looked_up",
     "listed",
     "disclosed",
+    "erased",
     "person_added",
     "person_removed",
     "password_changed",
     "key_made",
     "key_removed",
-    "logged_in",
 )
 
 
@@ -275,12 +275,19 @@ class Management:
             "temperature_c": seen.temperature_c,
             "under_voltage": seen.under_voltage,
             "disk_free_mb": seen.disk_free_mb,
+            "disk_days": seen.disk_days,
             "outboxes": {
                 name: {what: counts[what] for what in ("waiting", "parked", "unconfirmed")}
                 for name, counts in seen.outboxes.items()
             },
             "alarms": [
-                {"alarm": each.name, "since": each.since, "severity": each.severity, "acknowledged": each.acknowledged}
+                {
+                    "alarm": each.name,
+                    "since": each.since,
+                    "severity": each.severity,
+                    "acknowledged": each.acknowledged,
+                    "text": words.alarm(each),
+                }
                 for each in self.watch.alarms.values()
             ],
             "last_line_test": None,
@@ -490,7 +497,12 @@ class Management:
             subject = next(iter(found.values())).contact_id if len(given) == 1 else None
             event = self._access("contacts_put", subject, asker.src, {"to_s": len(given) - len(refused)})
             self._store.put_contacts(list(found.values()), [event])
-        return {"taken": len(given) - len(refused), "refused": refused}
+        first = next(iter(found.values()), None)
+        return {
+            "taken": len(given) - len(refused),
+            "refused": refused,
+            "contact_id": first.contact_id if first else None,
+        }
 
     def _contacts_merge(self, number: str, into: str, asker: Asker) -> None:
         """Two numbers are one person's from now on. What was known of the first is added to the second's."""

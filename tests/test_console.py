@@ -18,6 +18,7 @@ import requests
 from drivers.virtual import scenario as story
 from firmware.console.people import RIGHTS, People, PeopleError
 from firmware.console.words import WORDS
+from firmware.management import _ACCESSES, contract
 from firmware.records.store import CallReader
 from firmware.simulate import results, stepped
 from tests.units import Running, running, settings
@@ -109,7 +110,10 @@ def test_every_word_is_there_in_both_languages() -> None:
     assert all(len(pair) == 2 and all(pair) for pair in WORDS.values())
     used = set()
     for page in (Path(__file__).parents[1] / "firmware/console/templates").glob("*.html"):
-        used |= set(re.findall(r"\bt\('(\w+)'", page.read_text(encoding="utf-8")))
+        used |= set(re.findall(r"\bt\('(\w+)'[,)]", page.read_text(encoding="utf-8")))
+    used |= {f"did_{what}" for what in [*_ACCESSES, "remarked", "callback_put", "contacts_put", "contacts_merged"]}
+    used |= {f"do_{method.replace('.', '_')}" for method, told in contract().items() if told["changes"]}
+    used -= {"do_events_ack", "do_identify"}  # a command like any other
     assert used and used <= WORDS.keys()
 
 
@@ -231,11 +235,20 @@ def test_the_day_is_shown_and_a_name_from_the_line_is_only_text(site: Site) -> N
 
 def test_calls_are_found_by_any_part_of_a_number(site: Site) -> None:
     browser = site.browser("owner")
-    page = browser.get("/calls?number=5678").text
+    page = browser.get("/calls?text=5678").text
     assert "03-0000-5678" in page and "03-0000-1234" not in page
     assert "03-0000-9012" not in browser.get("/calls?kind=missed").text
-    assert "No calls." in browser.get("/calls?number=777777").text
-    for odd in ("number=%3Cscript%3E", "from=-1", "from=99999999999", "kind=x'", "number=" + "9" * 5000):
+    assert "No calls." in browser.get("/calls?text=777777").text
+    for odd in (
+        "text=%3Cscript%3E",
+        "from=-1",
+        "from=99999999999",
+        "kind=x'",
+        "text=" + "9" * 5000,
+        "since=x",
+        "until=9999-12-31",
+        "text=%25_%5C",
+    ):
         assert browser.get("/calls?" + odd).status_code == 200
 
 
@@ -285,7 +298,10 @@ def test_what_changes_something_needs_the_sessions_token(site: Site) -> None:
     for form in ({}, {"csrf": "x"}):
         assert browser.session.post(site.url + f"/calls/{call}/done", data=form, timeout=20).status_code == 403
         assert (
-            browser.session.post(site.url + "/people", data=form | {"remove": "staff"}, timeout=20).status_code == 403
+            browser.session.post(
+                site.url + "/people", data=form | {"do": "remove", "name": "staff"}, timeout=20
+            ).status_code
+            == 403
         )
     other = site.browser("manager")
     stolen = browser.csrf

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     log_to_stderr(debug=False)
     try:
         paper, key, fingerprint = certificate(data / "console")
-        console = Console(data)
+        console = Console(data, chosen.crm_url)
     except (OSError, ValueError) as error:
         raise InputError(f"{data / 'console'}: cannot be used ({error}); run this as the user tsuroku.") from error
     print(f"Console: https://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{port}/", flush=True)

@@ -1,4 +1,4 @@
-"""All calls as they are searched: in memory, in SQLite, and never on the disk. What is erased leaves no second trace."""
+"""All calls as they are searched: SQLite in memory, never on the disk, so that what is erased leaves no trace here."""
 
 from __future__ import annotations
 
@@ -117,7 +117,10 @@ class CallIndex:
         """The numbers of the contacts that fit a part of a number or of what is known of them."""
         folded = f"%{_escaped(fold(text))}%"
         digits = f"%{''.join(c for c in text if c.isdigit()) or '-'}%"
-        query = r"SELECT number FROM contacts WHERE said LIKE ? ESCAPE '\' OR number LIKE ? OR replace(number, '+81', '0') LIKE ?"
+        query = (
+            r"SELECT number FROM contacts WHERE said LIKE ? ESCAPE '\' OR number LIKE ? "
+            "OR replace(number, '+81', '0') LIKE ?"
+        )
         return [row[0] for row in self._db.execute(query, (folded, digits, digits))]
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,12 +18,12 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from tinydb import Storage, TinyDB, where
 
 Role = Literal["owner", "manager", "staff", "installer", "auditor"]
-Right = Literal["see", "listen", "download", "delete", "system", "people", "log"]
-# To see calls, hear them, take them along and delete them are four things.
+Right = Literal["see", "write", "listen", "download", "delete", "system", "people", "log"]
+# To see calls, write on them, hear them, take them along and delete them are five things.
 RIGHTS: Mapping[Role, frozenset[Right]] = {
-    "owner": frozenset({"see", "listen", "download", "delete", "system", "people", "log"}),
-    "manager": frozenset({"see", "listen", "download", "system", "log"}),
-    "staff": frozenset({"see", "listen"}),
+    "owner": frozenset({"see", "write", "listen", "download", "delete", "system", "people", "log"}),
+    "manager": frozenset({"see", "write", "listen", "download", "system", "log"}),
+    "staff": frozenset({"see", "write", "listen"}),
     "installer": frozenset({"system"}),
     "auditor": frozenset({"log"}),
 }
@@ -49,6 +50,16 @@ class Person:
 
     def may(self, right: Right) -> bool:
         return right in RIGHTS[self.role]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """A link by which anybody hears one call, until a time. share_id names it; the link cannot be told from it."""
+
+    share_id: str
+    call_id: str
+    by: str
+    until_s: float
 
 
 @dataclass(slots=True)
@@ -87,15 +98,25 @@ class _Whole(Storage):
 
 
 class People:
-    """The accounts of one unit. Thread: one at a time. Raises OSError; ValueError for a file that is damaged."""
+    """The accounts of one unit. Thread: any to look up; what changes something goes through alone().
+
+    Raises OSError; ValueError for a file that is damaged.
+    """
 
     def __init__(self, folder: Path, now: Callable[[], float] = time.time) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._db = TinyDB(folder / "people.json", storage=_Whole)
         self._people, self._kept = self._db.table("people"), self._db.table("kept")
+        self._keys, self._shares = self._db.table("keys"), self._db.table("shares")
         self._hasher, self._now = PasswordHasher(time_cost=3, memory_cost=19_456, parallelism=1), now
         self._nobody = self._hasher.hash(secrets.token_hex(16))
         self._sessions: dict[str, _Session] = {}
+        self._alone = threading.Lock()
+
+    def alone(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Do what changes or guesses at accounts, one at a time: hashing takes time and memory. Thread: any."""
+        with self._alone:
+            return work(*arguments)
 
     # -- the set-up code
 
@@ -151,6 +172,65 @@ class People:
         self._people.remove(where("name") == name)
         self._sessions = {token: each for token, each in self._sessions.items() if each.name != name}
 
+    def set_password(self, name: str, password: str, old: str | None = None) -> None:
+        """Whoever was logged in as him is so no more. old: must fit, where it is given. Raises PeopleError."""
+        found = self._of(name)
+        if found is None or (old is not None and not self._fits(found["password"], old)):
+            raise PeopleError("login_wrong")
+        if len(password) < SHORTEST_PASSWORD:
+            raise PeopleError("password_short", least=SHORTEST_PASSWORD)
+        change = {"password": self._hasher.hash(password), "wrong": 0, "locks": 0, "until": 0.0}
+        self._people.update(change, where("name") == found["name"])
+        self._sessions = {token: each for token, each in self._sessions.items() if each.name != found["name"]}
+
+    # -- programs, and links
+
+    def make_key(self, name: str, role: Role) -> str:
+        """What a program shows to be let in by (API). Only its digest is kept. Raises PeopleError."""
+        name = " ".join(name.split())
+        if not 1 <= len(name) <= 40 or not name.isprintable():
+            raise PeopleError("name_wrong")
+        if self._keys.contains(where("name") == name):
+            raise PeopleError("name_taken")
+        key = f"tsu_{secrets.token_urlsafe(32)}"
+        self._keys.insert({"name": name, "role": role, "digest": _digest(key)})
+        return key
+
+    def remove_key(self, name: str) -> None:
+        self._keys.remove(where("name") == name)
+
+    def keys(self) -> list[Person]:
+        return [Person(name=each["name"], role=each["role"]) for each in self._keys.all()]
+
+    def of_key(self, key: str) -> Person | None:
+        """Its name is told apart from a person's by what stands before it."""
+        found: Any = self._keys.get(where("digest") == _digest(key))
+        return Person(name=f"API: {found['name']}", role=found["role"]) if found else None
+
+    def share(self, call_id: str, by: str, for_s: float) -> str:
+        """The token of a new link."""
+        self._shares.remove(where("until") < self._now())
+        token = secrets.token_urlsafe(24)
+        kept = {"digest": _digest(token), "call_id": call_id, "by": by, "until": self._now() + for_s}
+        self._shares.insert(kept)
+        return token
+
+    def shared(self, token: str) -> Share | None:
+        found: Any = self._shares.get(where("digest") == _digest(token))
+        return _share(found) if found and found["until"] > self._now() else None
+
+    def shares_of(self, call_id: str) -> list[Share]:
+        kept: Any = self._shares.search(where("call_id") == call_id)
+        return [_share(each) for each in kept if each["until"] > self._now()]
+
+    def unshare(self, call_id: str, share_id: str) -> None:
+        kept: Any = self._shares.search(where("call_id") == call_id)
+        for each in kept:
+            if each["digest"].startswith(share_id):
+                self._shares.remove(where("digest") == each["digest"])
+
+    # -- who there is
+
     def all(self) -> list[Person]:
         return [Person(name=each["name"], role=each["role"]) for each in self._people.all()]
 
@@ -202,6 +282,11 @@ class People:
 
     def log_out(self, token: str | None) -> None:
         self._sessions.pop(_digest(token or ""), None)
+
+
+def _share(kept: Mapping[str, Any]) -> Share:
+    share_id = str(kept["digest"])[:16]
+    return Share(share_id=share_id, call_id=kept["call_id"], by=kept["by"], until_s=kept["until"])
 
 
 def _digest(token: str) -> str:

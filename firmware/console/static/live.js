@@ -2,20 +2,53 @@
 "use strict";
 (() => {
   const popup = document.getElementById("popup");
-  const ringing = new Map(); // by line: who
-  const draw = () => {
-    const who = [...ringing.values()].pop();
-    popup.hidden = !who;
-    if (!who) return;
-    popup.querySelector("strong").textContent = who.shown;
-    popup.querySelector(".region").textContent = who.region || "";
-  };
   const lang = document.documentElement.lang;
-  const nobody = { ja: "着信中", en: "Somebody" }[lang];
-  const caller = (data) => {
-    const them = data.caller || {};
-    return { shown: [them.display || them.raw || nobody, them.name].filter(Boolean).join(" "), region: them["region_" + lang] };
+  const calls = new Map(); // by line: what is shown of the call under way
+  const tell = document.getElementById("tell");
+  let told = localStorage.getItem("tell") === "on";
+  let sound = null;
+
+  const draw = () => {
+    const shown = [...calls.values()];
+    popup.hidden = !shown.length;
+    popup.innerHTML = shown.map((each) => each.html[lang]).join(""); // written by the unit, with every text escaped
+    if (!popup.dataset.may) for (const button of popup.querySelectorAll("[data-taken]")) button.remove();
   };
+  popup.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-taken]");
+    if (!button) return;
+    const name = document.querySelector(".mine .name").textContent;
+    const done = await fetch(button.dataset.taken, { method: "POST", body: new URLSearchParams({ csrf: popup.dataset.csrf, taken_by: name }) });
+    if (done.ok) { button.disabled = true; button.textContent = name; }
+  });
+
+  // Two tones, as long as somebody has asked for them; and the system's own notice where the page is not in front.
+  const ring = () => {
+    if (!told) return;
+    sound = sound || new AudioContext();
+    for (const [at, pitch] of [[0, 880], [0.18, 1108], [0.6, 880], [0.78, 1108]]) {
+      const tone = new OscillatorNode(sound, { frequency: pitch }), level = new GainNode(sound, { gain: 0.12 });
+      tone.connect(level).connect(sound.destination);
+      tone.start(sound.currentTime + at);
+      tone.stop(sound.currentTime + at + 0.14);
+    }
+    const who = popup.querySelector(".big");
+    if (document.hidden && "Notification" in window && Notification.permission === "granted" && who) {
+      new Notification(tell.dataset.rings, { body: who.innerText, tag: "ring", icon: "/static/icon.svg" });
+    }
+  };
+  const label = () => { tell.textContent = told ? tell.dataset.on : tell.dataset.off; tell.setAttribute("aria-pressed", told); };
+  if (tell) {
+    tell.hidden = false;
+    label();
+    tell.addEventListener("click", async () => {
+      told = !told;
+      localStorage.setItem("tell", told ? "on" : "off");
+      if (told && "Notification" in window && Notification.permission === "default") await Notification.requestPermission();
+      label();
+    });
+  }
+
   const shown = (line, state) => {
     const row = document.querySelector(`[data-line="${line}"]`);
     if (row) {
@@ -23,29 +56,29 @@
       const word = document.querySelector(`[data-state="${state}"]`);
       row.querySelector("strong").textContent = word ? word.textContent : state;
     }
-    if (state === "ringing" || state === "cid_handshake") {
-      if (!ringing.has(line)) ringing.set(line, { shown: nobody });
-    } else {
-      ringing.delete(line);
-    }
-    draw();
+    if (["idle", "held_open", "line_cut"].includes(state) && calls.delete(line)) draw();
+  };
+  let later = 0;
+  const fresh = () => { // once what is being written is written
+    if (!document.querySelector("[data-line]") || document.querySelector("main details[open], main form:focus-within")) return;
+    clearTimeout(later);
+    later = setTimeout(() => location.reload(), 800);
   };
   const feed = new EventSource("/live");
   let lost = false;
   feed.onerror = () => { lost = true; };
-  feed.onopen = () => { if (lost && document.querySelector("[data-line]")) location.reload(); lost = false; };
+  feed.onopen = () => { if (lost) fresh(); lost = false; };
   feed.onmessage = (message) => {
     const said = JSON.parse(message.data);
     const away = document.getElementById("away");
-    if ("away" in said) { away.hidden = false; return; }
-    away.hidden = true;
-    if (said.topic && said.topic.startsWith("state/line/")) shown(said.topic.split("/")[2], said.payload.state);
-    if (said.event === "call.caller_id" || said.event === "call.ringing") {
-      ringing.set(String(said.data.line), caller(said.data));
+    away.hidden = !("away" in said);
+    if ("state" in said) shown(said.line, said.state);
+    if ("html" in said) {
+      const known = calls.get(said.line);
+      calls.set(said.line, said);
       draw();
+      if (said.rings && (!known || known.call_id !== said.call_id)) ring();
     }
-    if (["call.ended", "call.missed", "callback.done"].includes(said.event) && document.querySelector("[data-line]")) {
-      setTimeout(() => { if (!document.querySelector("form:focus-within")) location.reload(); }, 1500);
-    }
+    if ("happened" in said) fresh();
   };
 })();
