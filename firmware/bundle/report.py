@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import json
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from firmware.bundle.export import Wanted
 
 _FONT = Path("/usr/share/fonts/opentype/ipaexfont-gothic/ipaexg.ttf")
-_INK, _GREY, _PALE, _LINE, _RED = (32, 36, 44), (110, 116, 128), (244, 245, 247), (58, 104, 160), (176, 52, 44)
-_WIDE, _LEFT = 170.0, 20.0  # mm
+INK, GREY, _PALE, _LINE, _RED = (32, 36, 44), (110, 116, 128), (244, 245, 247), (58, 104, 160), (176, 52, 44)
+WIDE, LEFT = 170.0, 20.0  # mm
 _COLUMNS = 680  # of the waveform
 
-_OUTCOMES = {
+OUTCOMES = {
     "answered": ("着信・応答", "incoming, answered"),
     "missed": ("着信・不在", "incoming, missed"),
     "outgoing_answered": ("発信・応答あり", "outgoing, answered"),
@@ -41,7 +41,7 @@ _OUTCOMES = {
     "interrupted": ("中断（装置の停止）", "interrupted: the unit stopped"),
     "imported": ("取り込んだ録音", "imported recording"),
 }
-_CLOCKS = {
+CLOCKS = {
     "ntp": ("時刻サーバーに同期", "set by a time server"),
     "rtc": ("時計用電池で保持、未照合", "kept by a clock chip, not compared"),
     "unsynced": ("時計は未設定。時刻は信用できません", "not set: times cannot be trusted"),
@@ -57,6 +57,23 @@ _ABSENT = {
 }
 
 
+def font_of(texts: Iterable[str], work: Path) -> Path:
+    """A font with the characters of these texts and of this module: the whole one would take most of the time.
+
+    work: where it is put. Raises FileNotFoundError without the Debian package fonts-ipaexfont-gothic.
+    """
+    if not _FONT.exists():
+        raise FileNotFoundError(2, "install the package fonts-ipaexfont-gothic for the report", str(_FONT))
+    path, own = work / "font.ttf", Path(__file__).read_text(encoding="utf-8")
+    options = subset.Options(layout_features=[], notdef_outline=True)
+    subsetter = subset.Subsetter(options)
+    subsetter.populate(text="".join(sorted(set(string.printable + own).union(*texts))))
+    with contextlib.closing(subset.load_font(str(_FONT), options)) as font:
+        subsetter.subset(font)
+        subset.save_font(font, str(path), options)
+    return path
+
+
 class Pages:
     """Makes the pages of some calls. note: of whoever hands them over. work: a folder for as long as they are made.
 
@@ -64,35 +81,25 @@ class Pages:
     """
 
     def __init__(self, calls: Sequence[Call], note: str | None, work: Path) -> None:
-        if not _FONT.exists():
-            raise FileNotFoundError(2, "install the package fonts-ipaexfont-gothic for the report", str(_FONT))
-        self._note, self._font = note, work / "font.ttf"
-        # To read the whole font for each page would take most of the time.
-        own = Path(__file__).read_text(encoding="utf-8") + string.printable + (note or "")
-        texts = itertools.chain([own], (json.dumps(call.to_dict(), ensure_ascii=False) for call in calls))
-        options = subset.Options(layout_features=[], notdef_outline=True)
-        subsetter = subset.Subsetter(options)
-        subsetter.populate(text="".join(sorted(set().union(*texts))))
-        with contextlib.closing(subset.load_font(str(_FONT), options)) as font:
-            subsetter.subset(font)
-            subset.save_font(font, str(self._font), options)
+        texts = itertools.chain([note or ""], (json.dumps(call.to_dict(), ensure_ascii=False) for call in calls))
+        self._note, self._font = note, font_of(texts, work)
 
     def page(self, call: Call, record: Mapping[str, Any] | None, sound: Path | None, wanted: Wanted) -> bytes:
         """A PDF of one page. record: as it is signed. sound: as it goes along, None for a sealed one."""
         pdf = FPDF(format="A4")
-        pdf.set_margins(_LEFT, 18, _LEFT)
+        pdf.set_margins(LEFT, 18, LEFT)
         pdf.set_auto_page_break(False)
         pdf.add_font("ja", "", self._font)
         pdf.add_page()
         pdf.set_title(f"Tsuroku {call.call_id}")
         _heading(pdf, call)
         for ja, en, value in _rows(call):
-            _row(pdf, ja, en, value)
+            row(pdf, ja, en, value)
         if sound is not None:
             _waveform(pdf, call, sound)
-        _row(pdf, "録音", "Recording", _recording(call, _parts(call, sound, wanted)))
+        row(pdf, "録音", "Recording", _recording(call, _parts(call, sound, wanted)))
         if self._note:
-            _row(pdf, "メモ", "Note", self._note)
+            row(pdf, "メモ", "Note", self._note)
         _hashes(pdf, call, record)
         _foot(pdf)
         return bytes(pdf.output())
@@ -110,40 +117,40 @@ def _parts(call: Call, sound: Path | None, wanted: Wanted) -> str | None:
 
 
 def _heading(pdf: FPDF, call: Call) -> None:
-    pdf.set_text_color(*_INK)
+    pdf.set_text_color(*INK)
     pdf.set_font("ja", size=19)
     pdf.cell(0, 10, "通話の記録", new_x=XPos.LMARGIN, new_y=YPos.NEXT)
     pdf.set_font("ja", size=11)
-    pdf.set_text_color(*_GREY)
+    pdf.set_text_color(*GREY)
     pdf.cell(0, 6, f"Record of a call   {call.call_id}", new_x=XPos.LMARGIN, new_y=YPos.NEXT)
-    pdf.set_draw_color(*_INK)
+    pdf.set_draw_color(*INK)
     pdf.set_line_width(0.5)
-    pdf.line(_LEFT, pdf.get_y() + 2, _LEFT + _WIDE, pdf.get_y() + 2)
+    pdf.line(LEFT, pdf.get_y() + 2, LEFT + WIDE, pdf.get_y() + 2)
     pdf.ln(6)
 
 
-def _row(pdf: FPDF, ja: str, en: str, value: str, size: float = 10) -> None:
+def row(pdf: FPDF, ja: str, en: str, value: str, size: float = 10) -> None:
     top = pdf.get_y()
     pdf.set_font("ja", size=10)
-    pdf.set_text_color(*_INK)
-    pdf.set_xy(_LEFT, top)
+    pdf.set_text_color(*INK)
+    pdf.set_xy(LEFT, top)
     pdf.cell(42, 5, ja)
     pdf.set_font("ja", size=7)
-    pdf.set_text_color(*_GREY)
-    pdf.set_xy(_LEFT, top + 4.6)
+    pdf.set_text_color(*GREY)
+    pdf.set_xy(LEFT, top + 4.6)
     pdf.cell(42, 3.4, en)
-    pdf.set_xy(_LEFT + 44, top)
+    pdf.set_xy(LEFT + 44, top)
     pdf.set_font("ja", size=size)
-    pdf.set_text_color(*_INK)
-    pdf.multi_cell(_WIDE - 44, 5, value, align="L", new_x=XPos.LMARGIN, new_y=YPos.NEXT)
+    pdf.set_text_color(*INK)
+    pdf.multi_cell(WIDE - 44, 5, value, align="L", new_x=XPos.LMARGIN, new_y=YPos.NEXT)
     bottom = max(pdf.get_y(), top + 8.4) + 1.2
     pdf.set_draw_color(226, 228, 232)
     pdf.set_line_width(0.2)
-    pdf.line(_LEFT, bottom, _LEFT + _WIDE, bottom)
-    pdf.set_xy(_LEFT, bottom + 1.6)
+    pdf.line(LEFT, bottom, LEFT + WIDE, bottom)
+    pdf.set_xy(LEFT, bottom + 1.6)
 
 
-def _both(pair: tuple[str, str]) -> str:
+def both(pair: tuple[str, str]) -> str:
     return f"{pair[0]} / {pair[1]}"
 
 
@@ -153,12 +160,12 @@ def _who(call: Call) -> str:
         return (national(dialled.number) or dialled.digits or dialled.raw or "") if dialled else "不明 / not known"
     caller = call.caller
     if not caller.number and not caller.raw:
-        return _both(_ABSENT.get(caller.presentation, ("不明", "not known")))
+        return both(_ABSENT.get(caller.presentation, ("不明", "not known")))
     region = f"  {caller.region_ja} / {caller.region_en}" if caller.region_ja and caller.region_en else ""
     return f"{caller.national or caller.raw}{region}{'  ' + caller.name if caller.name else ''}"
 
 
-def _time(call: Call, at_ns: int | None) -> str:
+def time_of(call: Call, at_ns: int | None) -> str:
     iso = call.iso(at_ns)
     if iso is None:
         return "－"
@@ -170,13 +177,13 @@ def _rows(call: Call) -> list[tuple[str, str, str]]:
     length = "－" if call.duration_s is None else f"{int(call.duration_s // 60)}:{call.duration_s % 60:04.1f}"
     return [
         ("相手", "Other side", _who(call)),
-        ("種類", "Kind", _both(_OUTCOMES.get(call.outcome or "", ("進行中", "going on")))),
+        ("種類", "Kind", both(OUTCOMES.get(call.outcome or "", ("進行中", "going on")))),
         ("回線", "Line", f"{call.line}" if call.line else "－"),
-        ("始まり", "Began", _time(call, call.opened_ns)),
-        ("応答", "Answered", _time(call, call.answered_ns)),
-        ("終わり", "Ended", _time(call, call.ended_ns)),
+        ("始まり", "Began", time_of(call, call.opened_ns)),
+        ("応答", "Answered", time_of(call, call.answered_ns)),
+        ("終わり", "Ended", time_of(call, call.ended_ns)),
         ("通話時間", "Length", length),
-        ("時計の状態", "Clock", _both(_OF_FILE if call.imported else _CLOCKS[call.clock.state])),
+        ("時計の状態", "Clock", both(_OF_FILE if call.imported else CLOCKS[call.clock.state])),
     ]
 
 
@@ -184,7 +191,7 @@ def _recording(call: Call, parts: str | None) -> str:
     recording = call.recording
     if recording is None:
         return f"なし（{call.no_recording}） / none ({call.no_recording})"
-    told = [f"{recording.duration_s:.2f} s, {recording.rate_hz} Hz, {_time(call, recording.from_ns)}"]
+    told = [f"{recording.duration_s:.2f} s, {recording.rate_hz} Hz, {time_of(call, recording.from_ns)}"]
     for ja, en, stretches in (
         ("捕らえられず無音", "silence, not captured", recording.gaps),
         ("停止中で無音", "silence, paused", [each for each in recording.muted if each.by != KEYS]),
@@ -209,30 +216,30 @@ def _waveform(pdf: FPDF, call: Call, sound: Path) -> None:
     peaks, seconds = peaks_of(sound, _COLUMNS)
     top, high = pdf.get_y() + 1, 30.0
     pdf.set_fill_color(*_PALE)
-    pdf.rect(_LEFT, top, _WIDE, high, style="F")
+    pdf.rect(LEFT, top, WIDE, high, style="F")
     recording = call.recording
     if recording and seconds:
         for stretches, colour in ((recording.gaps, (240, 214, 210)), (recording.muted, (222, 224, 230))):
             pdf.set_fill_color(*colour)
             for each in stretches:
-                left = min(each.at_s / seconds, 1) * _WIDE
-                wide = min(each.duration_s / seconds, 1) * _WIDE
-                pdf.rect(_LEFT + left, top, min(wide, _WIDE - left), high, style="F")
+                left = min(each.at_s / seconds, 1) * WIDE
+                wide = min(each.duration_s / seconds, 1) * WIDE
+                pdf.rect(LEFT + left, top, min(wide, WIDE - left), high, style="F")
     pdf.set_draw_color(*_LINE)
-    pdf.set_line_width(_WIDE / _COLUMNS)
+    pdf.set_line_width(WIDE / _COLUMNS)
     for number, peak in enumerate(peaks):
         tall = max(0.15, float(np.clip((20 * np.log10(max(peak, 1) / 32768) + 50) / 50, 0, 1)) * high / 2)
-        x = _LEFT + (number + 0.5) * _WIDE / len(peaks)
+        x = LEFT + (number + 0.5) * WIDE / len(peaks)
         pdf.line(x, top + high / 2 - tall, x, top + high / 2 + tall)
     pdf.set_font("ja", size=7)
-    pdf.set_text_color(*_GREY)
+    pdf.set_text_color(*GREY)
     step = next((each for each in (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600) if seconds / each <= 12), 7200)
     for second in range(0, int(seconds) + 1, step):
-        x = _LEFT + second / max(seconds, 0.1) * _WIDE
+        x = LEFT + second / max(seconds, 0.1) * WIDE
         pdf.line(x, top + high, x, top + high + 1)
         pdf.set_xy(x - 8, top + high + 1)
         pdf.cell(16, 3.5, f"{second // 60}:{second % 60:02d}", align="C")
-    pdf.set_xy(_LEFT, top + high + 7)
+    pdf.set_xy(LEFT, top + high + 7)
 
 
 def _hashes(pdf: FPDF, call: Call, record: Mapping[str, Any] | None) -> None:
@@ -248,13 +255,13 @@ def _hashes(pdf: FPDF, call: Call, record: Mapping[str, Any] | None) -> None:
         told.append(f"装置 / unit boot  {call.boot_id}")
     if record is None:
         told.append("記録は連鎖にありません / the record stands in no chain")
-    _row(pdf, "照合用の値", "Hashes", "\n".join(told), 8.2)
+    row(pdf, "照合用の値", "Hashes", "\n".join(told), 8.2)
 
 
 def _foot(pdf: FPDF) -> None:
-    pdf.set_xy(_LEFT, 262)
+    pdf.set_xy(LEFT, 262)
     pdf.set_font("ja", size=7.5)
-    pdf.set_text_color(*_GREY)
+    pdf.set_text_color(*GREY)
     text = (
         "この頁は要約です。録音と記録が書き換えられていないことは、同じ束の chain.json と署名を "
         "verify.py で確かめてください。"
@@ -264,4 +271,4 @@ def _foot(pdf: FPDF) -> None:
         "the same bundle (verify.py). A signature shows that nothing changed since the unit recorded it; whether its "
         "owner has written everything anew is shown by checkpoints kept elsewhere."
     )
-    pdf.multi_cell(_WIDE, 3.9, text, align="L")
+    pdf.multi_cell(WIDE, 3.9, text, align="L")

@@ -9,6 +9,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.text import Text
@@ -18,8 +19,10 @@ from firmware.cli.calls import STORE, SUFFIX, call_of, data_dir, reader_of
 from firmware.cli.keys import plain_sound
 from firmware.cli.main import InputError, json_line
 from firmware.cli.show import terminal
-from firmware.cli.store import ask_store, bar, in_words
+from firmware.cli.store import ask_store, bar, in_words, spellings_of
 from firmware.core.call import Call
+from firmware.core.contacts import number_of
+from firmware.records.upkeep import mentions
 
 _STRETCH = re.compile(r"(\d+)-(\d+)")
 
@@ -92,6 +95,29 @@ def export(args: argparse.Namespace) -> int:
     else:
         print(f"{args.out}: {len(calls)} call{'s' if len(calls) > 1 else ''}, {args.out.stat().st_size / 1e6:.1f} MB.")
         print("To check it: `tsuroku verify`, or verify.py of the bundle on any machine.")
+    return 0
+
+
+def incident(args: argparse.Namespace) -> int:
+    """All calls of a caller's numbers, on paper."""
+    from firmware.bundle.incident import incident as write
+
+    data = data_dir(args)
+    spellings = set().union(*(spellings_of(number) for number in args.numbers))
+    with reader_of(data) as reader:
+        calls = [Call.from_dict(dict(call)) for call in reader.calls() if mentions(call, spellings)]
+        contact = next((found for spelling in sorted(spellings) if (found := reader.contact(f"+{spelling}"))), None)
+        remarks = {call.call_id: reader.remarks(call.call_id) for call in calls}
+    if not calls:
+        raise InputError(f"No call of {', '.join(args.numbers)} is kept; there is nothing to tell of.")
+    numbers = sorted({number for call in calls if (number := number_of(call)) and number.lstrip("+") in spellings})
+    with in_words(args.out), tempfile.TemporaryDirectory(prefix="tsuroku-") as work:
+        made = datetime.now(UTC).astimezone()
+        try:
+            write(args.out, numbers or args.numbers, contact, calls, remarks, made, Path(work))
+        except FileExistsError as error:
+            raise InputError(f"{args.out}: is there already; give another name.") from error
+    print(f"{args.out}: {len(calls)} call{'s' if len(calls) > 1 else ''}.")
     return 0
 
 

@@ -163,6 +163,17 @@ def _parser() -> argparse.ArgumentParser:
     _settings_option(where)
     where.add_argument("--data", type=Path, help="a data folder, instead of the one that the settings name")
 
+    told = command(
+        "incident",
+        "Write a nuisance caller's file: his calls, what was noted of them and the recordings' hashes, as PDF.",
+        "bundle:incident",
+    )
+    told.add_argument("numbers", nargs="+", metavar="NUMBER", help="his numbers")
+    told.add_argument("--out", type=Path, required=True, metavar="FILE.pdf", help="a new file")
+    where = told.add_mutually_exclusive_group()
+    _settings_option(where)
+    where.add_argument("--data", type=Path, help="a data folder, instead of the one that the settings name")
+
     checking = command(
         "verify", "Check a bundle that `export` wrote. Exit code 1: something in it does not hold.", "bundle:verify"
     )

@@ -155,7 +155,7 @@ def export(args: argparse.Namespace) -> int:
     return 0
 
 
-def _spellings(number: str) -> set[str]:
+def spellings_of(number: str) -> set[str]:
     """The digits of a number, as typed and in every form that it is kept in."""
     typed = digits_of(number)
     digits = "".join(c for c in typed if c.isdigit())
@@ -180,8 +180,8 @@ def find(args: argparse.Namespace) -> int:
 
     data = data_dir(args)
     with reader_of(data) as reader:
-        calls = _of_number(reader, _spellings(args.number))
-        contacts = _contacts(reader, _spellings(args.number))
+        calls = _of_number(reader, spellings_of(args.number))
+        contacts = _contacts(reader, spellings_of(args.number))
         holds = reader.holds()
     if args.out:
         gone = 0
@@ -267,7 +267,7 @@ def release(args: argparse.Namespace) -> int:
 
 def erase(args: argparse.Namespace) -> int:
     """Exit code 1 when something of the number is still there. Done again, it takes up what an earlier one left."""
-    data, spellings = data_dir(args), _spellings(args.number)
+    data, spellings = data_dir(args), spellings_of(args.number)
     with reader_of(data) as reader:
         calls = _of_number(reader, spellings)
         waiting = reader.unpurged()
