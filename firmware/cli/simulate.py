@@ -64,12 +64,30 @@ def simulate(args: argparse.Namespace) -> int:
         _fill(data, args.calls, console)
     if args.console and not args.live:
         raise InputError("--console goes with --live: what has been played is served by `tsuroku console run`.")
-    if args.live:
-        with _console(data, console) if args.console else contextlib.nullcontext():
-            base_ns, tolerance_s, ended = _live(scenarios, data, console)
-    else:
-        base_ns, tolerance_s = BASE_NS, 0.02
-        _stepped(scenarios[0], data, console)
+    with contextlib.ExitStack() as running:
+        if args.live:
+            served = running.enter_context(_console(data, console)) if args.console else []
+            base_ns, tolerance_s, ended = running.enter_context(_live(scenarios, data, console))
+            if not served:
+                running.close()
+        else:
+            served, base_ns, tolerance_s = [], BASE_NS, 0.02
+            _stepped(scenarios[0], data, console)
+        return _result(args, scenarios, (data, shown), console, (base_ns, tolerance_s, ended), served)
+
+
+def _result(
+    args: argparse.Namespace,
+    scenarios: Sequence[story.Scenario],
+    folder: tuple[Path, Path],
+    console: Console,
+    played: tuple[int, float, bool],
+    served: Sequence[str],
+) -> int:
+    """Tell what came of it. folder: of the data, as it is and as it was given. served: what the console says of itself;
+    on a terminal it then goes on serving until Ctrl-C.
+    """
+    (data, shown), (base_ns, tolerance_s, ended) = folder, played
     calls, _ = results(data, args.calls)
     if args.json:
         for call in calls:
@@ -93,6 +111,13 @@ def simulate(args: argparse.Namespace) -> int:
             console.save_svg(str(args.svg), title=f"tsuroku simulate {args.scenario[0].name}")
         except OSError as error:
             raise InputError(f"{args.svg}: cannot be written ({error.strerror}); give another --svg.") from error
+    if served:
+        console.print("\nThe day is over; the unit and its console go on." if console.is_terminal else "")
+        for said in served:
+            console.print(said, style="bold", soft_wrap=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            while console.is_terminal:
+                time.sleep(3600)
     return int(differs)
 
 
@@ -175,23 +200,28 @@ def _stepped(scenario: story.Scenario, data: Path, console: Console) -> None:
 
 
 @contextlib.contextmanager
-def _console(data: Path, shown: Console) -> Iterator[None]:
-    """The unit's console in a process of its own, on this machine alone."""
+def _console(data: Path, shown: Console) -> Iterator[list[str]]:
+    """The unit's console in a process of its own, on this machine alone. Yields what it says: address and code."""
     command = [sys.executable, "-m", "firmware", "console", "run", "--data", str(data), "--host", "127.0.0.1"]
     with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
+        said: list[str] = []
         for line in process.stdout:
             shown.print(line.strip(), style="bold", soft_wrap=True)
+            said.append(line.strip())
             if line.startswith("Set-up code"):
                 break
         try:
-            yield
+            yield said
         finally:
             process.terminate()
 
 
-def _live(scenarios: Sequence[story.Scenario], data: Path, console: Console) -> tuple[int, float, bool]:
-    """Returns (monotonic ns of the scenarios' 0, tolerance in s, whether they were played to their end)."""
+@contextlib.contextmanager
+def _live(scenarios: Sequence[story.Scenario], data: Path, console: Console) -> Iterator[tuple[int, float, bool]]:
+    """Yields monotonic ns of the scenarios' 0, tolerance in s, whether they were played to their end; the unit runs on
+    meanwhile.
+    """
     titles = " | ".join(scenario.title for scenario in scenarios)
     console.print(Text.assemble(("Tsuroku 通録", "bold"), "  ", titles), soft_wrap=True)
     ended = False
@@ -211,9 +241,12 @@ def _live(scenarios: Sequence[story.Scenario], data: Path, console: Console) -> 
                     ended = True
                 if not ended:
                     console.print("\nEnding; a call that goes on is closed and kept.", style="dim")
+            if ended:
+                yield live.base_ns, _TOLERANCE_S, True
+                return
     except (SoundError, BrokerUnavailable, ValueError) as error:
         raise InputError(str(error)) from error
-    return live.base_ns, _TOLERANCE_S, ended
+    yield live.base_ns, _TOLERANCE_S, False
 
 
 class _Subscriber:

@@ -198,8 +198,10 @@ class Desk:
 
     def checked(self, call_id: str) -> dict[str, Any]:
         """What of a call can be proved now: verify's own findings, in both languages."""
+        with self.reading() as reader:
+            key = (reader.storage.doc("meta", 1) or {}).get("public_key")
         with self.bundle([call_id]) as path:
-            told = self._run("verify", "--json", str(path), codes=(0, 1))
+            told = self._run("verify", "--json", str(path), *(["--key", key] if key else []), codes=(0, 1))
         found: dict[str, Any] = json.loads(told)
         for finding in found["findings"]:
             finding["where"] = finding["where"].removeprefix(f"calls/{call_id}/")
