@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from firmware.core.call import Call, ClockRead, event
-from firmware.core.callbacks import Callback, after, done, restored
+from firmware.core.callbacks import Callback, after, done, put, restored
 from firmware.core.caller import Caller
-from firmware.core.numbers import Dialled
+from firmware.core.numbers import Dialled, as_dialled
 
 READ = ClockRead(mono_ns=0, wall_ns=1_790_000_000_000_000_000, state="ntp")
 SHOP, OTHER = "+81300001234", "+81300005678"
@@ -97,3 +99,36 @@ def test_what_is_kept_holds_no_number_and_goes_with_its_call() -> None:
     assert SHOP not in str(kept)
     assert restored(kept, {"id-1": SHOP, "id-2": OTHER}) == waiting
     assert [each.number for each in restored(kept, {"id-2": OTHER})] == [OTHER], "the other call was erased"
+
+
+def test_only_who_is_missed_while_the_shop_is_open_comes_onto_the_list() -> None:
+    told = [event("call.missed", call(1), 0)]
+    waiting, events = after((), call(1), told, wanted=lambda time: False)
+    assert (waiting, events) == ((), [])
+    waiting, _ = after((), call(1), told, due=lambda time: "2026-11-27T09:00:00.000Z")
+    assert waiting[0].due == "2026-11-27T09:00:00.000Z"
+    waiting, events = after(waiting, call(2), [event("call.missed", call(2), 0)], wanted=lambda time: False)
+    assert (waiting[0].times, waiting[0].due) == (2, "2026-11-27T09:00:00.000Z")  # who waits already is counted
+    assert [each.type for each in events] == ["callback.due"]
+
+
+def test_somebody_is_put_on_the_list_by_hand_given_a_time_and_a_person() -> None:
+    answered = call(1, outcome="answered")
+    waiting, events = put((), answered, "2026-11-27T09:00:00.000Z", "Ito", "Sato", READ)
+    assert [(each.type, each.data["by"], each.data["times"]) for each in events] == [("callback.due", "Sato", 1)]
+    assert (waiting[0].due, waiting[0].who, waiting[0].by) == ("2026-11-27T09:00:00.000Z", "Ito", "Sato")
+    waiting, events = put(waiting, answered, None, "Sato", "Ito", READ)
+    assert len(waiting) == 1 and events == [] and (waiting[0].due, waiting[0].who) == (None, "Sato")
+    kept = [each.to_kept() for each in waiting]
+    assert restored(kept, {"id-1": SHOP}) == waiting and SHOP not in str(kept)
+    assert done(waiting, answered, "Sato", READ)[0] == ()
+
+
+def test_who_was_called_by_the_shop_can_be_put_on_the_list_and_nobody_without_a_number() -> None:
+    outgoing = call(
+        1, None, direction="outgoing", outcome="outgoing_unanswered", dialled=as_dialled("0300005678", "jp")
+    )
+    waiting, events = put((), outgoing, None, None, "Sato", READ)
+    assert waiting[0].number == OTHER and events[0].data["dialled"]["number"] == OTHER
+    with pytest.raises(ValueError, match="not known"):
+        put((), call(1, None), None, None, "Sato", READ)

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from starlette.routing import Route
 
 from drivers.virtual import scenario as story
 from firmware.console.people import RIGHTS, People, PeopleError
+from firmware.console.web import Console
 from firmware.console.words import WORDS
 from firmware.management import _ACCESSES, contract
 from firmware.records.store import CallReader
+from firmware.settings import WatchSettings
 from firmware.simulate import results, stepped
 from tests.units import Running, running, settings
 
@@ -132,14 +140,17 @@ class Browser:
     def get(self, path: str, **more: Any) -> requests.Response:
         return self.session.get(self.url + path, timeout=20, **more)
 
-    def post(self, path: str, csrf: bool = True, **form: str) -> requests.Response:
+    def post(
+        self, path: str, csrf: bool = True, form: Mapping[str, str] | None = None, **more: str
+    ) -> requests.Response:
+        form = {**(form or {}), **more}
         if csrf:
             form["csrf"] = self.csrf
         return self.session.post(self.url + path, data=form, timeout=20)
 
     @property
     def csrf(self) -> str:
-        found = re.search(r'name="csrf" value="([^"]+)"', self.get("/listened").text + self.get("/people").text)
+        found = re.search(r'name="csrf" value="([^"]+)"', self.get("/password").text)
         assert found
         return found[1]
 
@@ -158,14 +169,19 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with console_of(tmp_path_factory.mktemp("console")) as found:
+        yield found
+
+
+@contextmanager
+def console_of(work: Path) -> Iterator[Site]:
     """A running unit with a day of calls, and its console with somebody of each role."""
-    work = tmp_path_factory.mktemp("console")
     stepped(story.parse(DAY, work / "day.txt"), work / "data")
     people = People(work / "data" / "console")
     for role in RIGHTS:
         people.add(role, PASSWORD, role)
     port = free_port()
-    with running(settings(work / "data")) as unit:
+    with running(settings(work / "data", watch=WatchSettings(disk_free_mb=1_000_000))) as unit:
         command = [sys.executable, "-m", "firmware", "console", "run", "--data", str(work / "data")]
         process = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)], stdout=subprocess.DEVNULL)
         try:
@@ -203,24 +219,94 @@ def test_nobody_gets_in_without_a_password(site: Site) -> None:
     assert answer.status_code == 403 and "The name or the password is wrong." in answer.text
 
 
-# What of each page each role may have; the rest is 403.
-ROUTES = {
-    "/calls": "see",
-    "/calls/{call}": "see",
-    "/calls/{call}/sound": "listen",
-    "/calls/{call}/download": "download",
-    "/people": "people",
-    "/listened": "log",
+# What each route needs; docs/console.md shows it by role. None: whoever is logged in; "": anybody.
+ROUTES: dict[tuple[str, str], str | None] = {
+    ("GET", "/"): None,
+    ("GET", "/calls"): "see",
+    ("GET", "/calls/{call_id}"): "see",
+    ("GET", "/calls/{call_id}/sound"): "listen",
+    ("POST", "/calls/{call_id}/played"): "listen",
+    ("GET", "/calls/{call_id}/download"): "download",
+    ("GET", "/calls/{call_id}/export"): "download",
+    ("POST", "/calls/{call_id}/share"): "download",
+    ("POST", "/calls/{call_id}/check"): "see",
+    ("POST", "/calls/{call_id}/remark"): "write",
+    ("POST", "/calls/{call_id}/callback"): "write",
+    ("POST", "/calls/{call_id}/done"): "write",
+    ("POST", "/calls/{call_id}/hold"): "write",
+    ("POST", "/calls/{call_id}/release"): "delete",
+    ("POST", "/calls/{call_id}/delete"): "delete",
+    ("GET", "/contacts"): "see",
+    ("GET", "/contacts/{contact_id}"): "see",
+    ("POST", "/contacts"): "write",
+    ("POST", "/contacts/take-in"): "write",
+    ("POST", "/contacts/{contact_id}/merge"): "write",
+    ("GET", "/contacts.csv"): "download",
+    ("GET", "/contacts/{contact_id}/incident.pdf"): "download",
+    ("GET", "/contacts/{contact_id}/disclosure.zip"): "download",
+    ("POST", "/contacts/{contact_id}/erase"): "delete",
+    ("GET", "/listened"): "log",
+    ("GET", "/people"): "people",
+    ("POST", "/people"): "people",
+    ("GET", "/system"): "system",
+    ("GET", "/system/peaks"): "system",
+    ("GET", "/system/support.zip"): "system",
+    ("POST", "/system/alarm"): "system",
+    ("GET", "/licences"): None,
+    ("GET", "/password"): None,
+    ("POST", "/password"): None,
+    ("GET", "/live"): "see",
+    ("POST", "/logout"): None,
+    ("GET", "/login"): "",
+    ("POST", "/login"): "",
+    ("GET", "/set-up"): "",
+    ("POST", "/set-up"): "",
+    ("POST", "/language"): "",
+    ("GET", "/s/{token}"): "",
+    ("GET", "/s/{token}/sound"): "",
 }
 
 
+def test_each_route_is_in_the_table(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    routes = [route for route in Console(tmp_path).app().routes if isinstance(route, Route)]
+    known = {(method, route.path) for route in routes for method in route.methods or () if method != "HEAD"}
+    assert {each for each in known if not each[1].startswith("/api/")} == ROUTES.keys()
+
+
+def rights_table() -> str:
+    """As docs/console.md has it."""
+    rows = [f"| | {' | '.join(RIGHTS)} |", f"|---|{'---|' * len(RIGHTS)}"]
+    for (method, path), right in ROUTES.items():
+        if right != "":
+            cells = ("yes" if right is None or right in RIGHTS[role] else "" for role in RIGHTS)
+            rows.append(f"| {method} `{path}` | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def test_the_document_shows_who_may_what() -> None:
+    shown = (Path(__file__).parents[1] / "docs/console.md").read_text(encoding="utf-8")
+    assert rights_table() in shown, rights_table()
+
+
 @pytest.mark.parametrize("role", RIGHTS)
-def test_each_role_has_its_pages_and_no_other(site: Site, role: Any) -> None:
-    call = results(site.data)[0][0]["call_id"]
-    browser = site.browser(role)
-    for path, right in ROUTES.items():
-        status = browser.get(path.format(call=call)).status_code
-        assert status == (200 if right in RIGHTS[role] else 403), (role, path)
+def test_each_role_has_its_routes_and_no_other(site: Site, role: Any) -> None:
+    """Each one tries each: what he may not is 403, whether or not there is such a call."""
+    call, browser = results(site.data)[0][0]["call_id"], site.browser(role)
+    nobody = "00000000-0000-7000-8000-000000000000"
+    for (method, path), right in ROUTES.items():
+        if right == "" or path in ("/live", "/logout", "/password"):
+            continue
+        at = path.format(call_id=call if method == "GET" else nobody, contact_id=nobody, token="x")
+        if method == "GET":
+            status = browser.get(at).status_code
+        else:
+            status = browser.session.post(
+                site.url + at, data={"csrf": browser.csrf}, timeout=60, allow_redirects=False
+            ).status_code
+        allowed = right is None or right in RIGHTS[role]
+        assert (status != 403) == allowed, (role, method, path, status)
+        assert status < 500, (role, method, path, status)
 
 
 def test_the_day_is_shown_and_a_name_from_the_line_is_only_text(site: Site) -> None:
@@ -355,6 +441,203 @@ def test_a_missed_call_is_done_with_one_touch(site: Site) -> None:
     browser.session.post(site.url + f"/calls/{call[1]}/done", data={"csrf": csrf[1]}, timeout=20)
     waiting = browser.get("/").text.partition('id="waiting"')[2].partition('id="last"')[0]
     assert "tel:+81300007777" not in waiting
+
+
+def test_what_is_written_on_a_call_is_shown_and_found(site: Site) -> None:
+    browser, call = site.browser("staff"), results(site.data)[0][2]["call_id"]
+    browser.post(f"/calls/{call}/remark", note="ｹｰｷを三つ <b>", tags="予約、誕生日")
+    browser.post(f"/calls/{call}/remark", taken_by="staff")
+    answer = browser.post(f"/calls/{call}/remark", next="電話する", due="2027-01-15", who="owner")
+    assert answer.url == f"{site.url}/calls/{call}"
+    page = browser.get(f"/calls/{call}").text
+    assert "ｹｰｷを三つ &lt;b&gt;" in page and "<b>" not in page and 'value="2027-01-15"' in page
+    assert "電話する" in browser.get("/").text  # to be followed up
+    for asked in ("text=ケーキ", "tag=誕生日", "by=staff", "text=よやく&tag=誕生日"):
+        found = browser.get("/calls?" + asked).text
+        assert (f"/calls/{call}" in found) == ("よやく" not in asked), asked
+    browser.post(f"/calls/{call}/remark", next="電話する", due="2027-01-15", who="owner", done="1")
+    assert "電話する" not in browser.get("/").text
+    assert "wrote a note" in site.browser("auditor").get("/listened").text
+
+
+def test_calls_are_found_by_day_length_and_direction(site: Site) -> None:
+    browser = site.browser("staff")
+    first = results(site.data)[0][0]
+    day = datetime.fromisoformat(first["opened"]).astimezone()
+    link = f"/calls/{first['call_id']}"
+    for asked, found in (
+        (f"since={day:%Y-%m-%d}&until={day:%Y-%m-%d}", True),
+        (f"since={day + timedelta(days=1):%Y-%m-%d}", False),
+        (f"until={day - timedelta(days=1):%Y-%m-%d}", False),
+        ("shortest=0.05&longest=0.2", True),
+        ("shortest=1", False),
+        ("direction=incoming", True),
+        ("direction=outgoing", False),
+        ("flag=vip", False),
+    ):
+        assert (link in browser.get("/calls?" + asked).text) == found, asked
+
+
+def test_a_held_call_is_not_deleted_and_a_released_one_is_gone_with_its_sound(tmp_path: Path) -> None:
+    with console_of(tmp_path) as site:
+        browser, call = site.browser("owner"), results(site.data)[0][0]
+        at, sound = f"/calls/{call['call_id']}", site.data / call["recording"]["path"]
+        browser.post(at + "/hold", reason="クレーム")
+        page = browser.get(at).text
+        assert "Held by owner" in page and "クレーム" in page
+        assert browser.post(at + "/delete", sure="1").status_code == 409 and sound.exists()
+        browser.post(at + "/release")
+        assert browser.post(at + "/delete").status_code == 400 and sound.exists()  # nobody said that he is sure
+        assert browser.post(at + "/delete", sure="1").status_code == 200
+        assert not sound.exists() and browser.get(at).status_code == 404
+        assert f"/calls/{call['call_id']}" not in browser.get("/calls").text
+        said = browser.get("/listened").text
+        assert "held a call" in said and "released a call" in said and "deleted calls" in said
+
+
+def test_contacts_are_told_changed_merged_and_erased(tmp_path: Path) -> None:
+    with console_of(tmp_path) as site:
+        browser = site.browser("owner")
+        answer = browser.post(
+            "/contacts", number="03-0000-1234", name="山田商店", reading="やまだ", note="裏口", vip="1"
+        )
+        at = answer.url.removeprefix(site.url)
+        assert answer.status_code == 200 and "山田商店" in answer.text and "03-0000-1234" in answer.text
+        assert browser.post("/contacts", number="1", name="x").status_code == 400
+        other = browser.post("/contacts", number="03-0000-5678", name="ヤマダ携帯", nuisance="1").url
+        assert "山田商店" in browser.get("/").text  # where his number was
+        for text in ("ヤマダ", "5678", "裏口"):
+            assert "ヤマダ携帯" in browser.get(f"/contacts?text={text}").text or text == "裏口"
+        assert browser.post(at + "/merge", number="03-0000-9012").status_code == 409
+        merged = browser.post(at + "/merge", number="03-0000-5678").text
+        assert "03-0000-1234" in merged and "03-0000-5678" in merged and "nuisance" in merged and "ヤマダ携帯" in merged
+        assert browser.get(other.removeprefix(site.url)).status_code == 404
+        assert browser.get("/calls?flag=nuisance").text.count('class="when"><a') == 2
+        paper = browser.get(at + "/incident.pdf")
+        assert paper.content.startswith(b"%PDF") and paper.headers["Content-Type"] == "application/pdf"
+        packed = zipfile.ZipFile(io.BytesIO(browser.get(at + "/disclosure.zip").content))
+        assert set(packed.namelist()) == {"contact.json", "calls.json", "calls.zip"}
+        assert len(json.loads(packed.read("calls.json"))) == 2
+        assert browser.post(at + "/erase").status_code == 400
+        answer = browser.post(at + "/erase", sure="1")
+        assert answer.status_code == 200 and browser.get(at).status_code == 404
+        shown = browser.get("/calls").text + browser.get("/contacts").text + browser.get("/").text
+        assert "03-0000-1234" not in shown and "5678" not in shown and "03-0000-9012" in shown
+        assert "山田" not in browser.get("/listened").text
+
+
+def test_a_list_of_contacts_goes_out_and_comes_in(tmp_path: Path) -> None:
+    with console_of(tmp_path) as site:
+        browser = site.browser("owner")
+        rows = "電話番号,名前,ふりがな,迷惑\r\n03-0000-1234,髙橋,たかはし,1\r\n12,誰か,,\r\n090-0000-5678,佐藤,,\r\n"
+        files = {"file": ("list.csv", rows.encode("cp932"), "text/csv")}
+        sent = browser.session.post(
+            site.url + "/contacts/take-in", data={"csrf": browser.csrf}, files=files, timeout=20
+        )
+        assert "2 contacts were taken in" in sent.text and "lines 3" in sent.text and "髙橋" in sent.text
+        listed = browser.get("/contacts.csv?coding=shift_jis").content
+        assert "髙橋" in listed.decode("cp932") and listed.decode("cp932").count("\n") == 3
+        again = browser.session.post(
+            site.url + "/contacts/take-in", data={"csrf": browser.csrf}, files={"file": ("x.csv", listed)}, timeout=20
+        )
+        assert (
+            "2 contacts were taken in" in again.text and browser.get("/contacts.csv?coding=shift_jis").content == listed
+        )
+        for odd in (b"", b"\x81\xff\xfe", b"a,b\n1,2\n"):
+            answer = browser.session.post(
+                site.url + "/contacts/take-in", data={"csrf": browser.csrf}, files={"file": ("x.csv", odd)}, timeout=20
+            )
+            assert answer.status_code == 400
+        large = {"file": ("x.csv", b"x" * (6 << 20))}
+        answer = browser.session.post(
+            site.url + "/contacts/take-in", data={"csrf": browser.csrf}, files=large, timeout=20
+        )
+        assert answer.status_code == 413
+
+
+def test_a_link_lets_a_stranger_hear_one_call_and_nothing_else(site: Site) -> None:
+    browser, calls = site.browser("manager"), results(site.data)[0]
+    at = f"/calls/{calls[2]['call_id']}"
+    page = browser.post(at + "/share", form={"for": "hour"}).text
+    link = re.search(r'value="(https://[^"]+/s/[^"]+)"', page)
+    assert link
+    stranger = site.browser()
+    heard = stranger.session.get(link[1], timeout=20)
+    assert heard.status_code == 200 and "03-0000-9012" not in heard.text and at not in heard.text
+    assert heard.headers["Referrer-Policy"] == "no-referrer"
+    sound = stranger.session.get(link[1] + "/sound", timeout=20)
+    assert sound.content == (site.data / calls[2]["recording"]["path"]).read_bytes()
+    assert stranger.get(at).url == site.url + "/login"
+    assert "by the link" in site.browser("auditor").get("/listened").text
+    kept = (site.data / "console" / "people.json").read_text()
+    assert link[1].rpartition("/")[2] not in kept  # only its digest
+    ended = re.search(r'name="remove" value="([0-9a-f]+)"', browser.get(at).text)
+    assert ended
+    browser.post(at + "/share", remove=ended[1])
+    assert stranger.session.get(link[1], timeout=20).status_code == 404
+    assert stranger.session.get(link[1] + "/sound", timeout=20).status_code == 404
+    assert stranger.get("/s/" + "x" * 500).status_code == 404
+
+
+def test_links_end_by_themselves(tmp_path: Path) -> None:
+    clock = Clock()
+    people = People(tmp_path, clock)
+    token = people.share("call", "Sato", 3600)
+    assert (share := people.shared(token)) and (share.call_id, share.by) == ("call", "Sato")
+    clock.s += 3601
+    assert people.shared(token) is None and people.shares_of("call") == []
+
+
+def test_a_password_is_changed_by_who_knows_the_old_one_and_ends_all_sessions(tmp_path: Path) -> None:
+    people = People(tmp_path)
+    people.add("Sato", PASSWORD, "owner")
+    token, _ = people.log_in("Sato", PASSWORD)
+    assert refused(people.set_password, "Sato", "another password", "wrong") == "login_wrong"
+    assert refused(people.set_password, "Sato", "short", PASSWORD) == "password_short"
+    people.set_password("Sato", "another password", PASSWORD)
+    assert people.session(token) is None and refused(people.log_in, "Sato", PASSWORD) == "login_wrong"
+    assert people.log_in("Sato", "another password")
+
+
+def test_a_call_is_put_on_the_list_by_hand_and_given_to_somebody(site: Site) -> None:
+    browser, call = site.browser("staff"), results(site.data)[0][2]["call_id"]
+    browser.post(f"/calls/{call}/callback", due="tomorrow", form={"for": "owner"})
+    shown = browser.get("/").text.partition('id="waiting"')[2].partition('id="last"')[0]
+    assert f"/calls/{call}" in shown and "put here by staff" in shown and "owner" in shown and "by " in shown
+    browser.post(f"/calls/{call}/done")
+    assert f"/calls/{call}/done" not in browser.get("/").text
+
+
+def test_the_proof_of_a_call_is_looked_at_and_a_changed_sound_is_seen(tmp_path: Path) -> None:
+    with console_of(tmp_path) as site:
+        browser, call = site.browser("owner"), results(site.data)[0][0]
+        at = f"/calls/{call['call_id']}"
+        assert "Nothing has changed since it was made" in browser.post(at + "/check").text
+        assert zipfile.ZipFile(io.BytesIO(browser.get(at + "/export").content)).testzip() is None
+        sound = site.data / call["recording"]["path"]
+        data = bytearray(sound.read_bytes())
+        data[len(data) // 2] ^= 0x10
+        sound.write_bytes(data)
+        assert "Something has changed or is missing" in browser.post(at + "/check").text
+
+
+def test_the_unit_is_shown_with_its_alarms(site: Site) -> None:
+    browser = site.browser("installer")
+    page = browser.get("/system").text
+    assert "Line-tap HAT" in page and "Free space" in page
+    assert browser.get("/system/peaks").json() == {"1": 0}
+    packed = zipfile.ZipFile(io.BytesIO(browser.get("/system/support.zip").content))
+    assert packed.testzip() is None and "info.json" in packed.namelist()
+    assert "starlette" in browser.get("/licences").text
+    end = time.monotonic() + 30
+    while "MB are free" not in (page := browser.get("/system").text):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    alarm = re.search(r'name="alarm" value="(disk[^"]*)"', page)
+    assert alarm and "MB are free" in site.browser("owner").get("/").text
+    browser.post("/system/alarm", alarm=alarm[1])
+    assert "seen by installer" in browser.get("/system").text
+    assert browser.post("/system/alarm", alarm="none").status_code == 409
 
 
 def test_without_the_recorder_calls_are_shown_and_nothing_is_heard_unseen(tmp_path: Path, site: Site) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import subprocess
 import sys
@@ -28,6 +29,14 @@ _SEALED = ".sealed"
 _MOST_CONTACTS = 200  # on a page
 _PATIENCE_S = 600.0  # of a bundle
 _ROOT = Path(__file__).parents[2]
+
+
+_CHANGED = {
+    "state": "wrong",
+    "where": "sound",
+    "en": "The recording's file is not any more what the unit recorded: its SHA-256 is another one.",
+    "ja": "録音ファイルが、録音したときのものと違います（SHA-256の値が一致しません）。",
+}
 
 
 class DeskError(Exception):
@@ -198,6 +207,12 @@ class Desk:
 
     def checked(self, call_id: str) -> dict[str, Any]:
         """What of a call can be proved now: verify's own findings, in both languages."""
+        call = self.call(call_id)
+        path = self.sound(call)
+        if path and not call["imported"]:
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != call["recording"]["sha256"]:
+                    return {"holds": False, "key": None, "findings": [_CHANGED]}  # there is nothing to bundle
         with self.reading() as reader:
             key = (reader.storage.doc("meta", 1) or {}).get("public_key")
         with self.bundle([call_id]) as path:
