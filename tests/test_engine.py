@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pytest_mock import MockerFixture
 
-from drivers.signals import AudioBlock, ButtonPressed, DeviceLost, DeviceReady, LoopEdge, RingEdge
+from drivers.signals import AudioBlock, ButtonPressed, CallerIdReceived, DeviceLost, DeviceReady, LoopEdge, RingEdge
 from drivers.virtual import scenario as story
 from firmware.app import HEALTH_FILE, STORE, Unit
 from firmware.core.call import ClockRead
@@ -53,6 +53,40 @@ class Bench:
         self.engine.advance(at_ns + length_ns + 2 * S)
         stop = next(c for c in reversed(self.commands) if isinstance(c, StopRecording))
         self.engine.take(ready(stop.call_id, at_ns + length_ns + 3 * S))
+
+
+def test_whom_the_contacts_do_not_want_recorded_is_so_in_a_replay_too(tmp_path: Path) -> None:
+    journal, ids = Journal(tmp_path, [config()]), itertools.count(1)
+    read = ClockRead(mono_ns=0, wall_ns=0, state="ntp")
+    saved: list[Command] = []
+    reads = JournalledReads(
+        journal,
+        lambda: f"019abcde-0000-7000-8000-{next(ids):012d}",
+        lambda: read,
+        lambda number: number == "+81300001234",
+    )
+    engine = Engine({1: Line(config(), reads)}, journal, saved.append, lambda given: None, lambda: 0)
+    for number, who in enumerate(("0300001234", "0300005678", "0300001234")):
+        at = number * 100 * S
+        caller = CallerIdReceived(
+            at_ns=at,
+            line=1,
+            source="modem",
+            presentation="allowed",
+            number=who,
+            name=None,
+            date_raw=None,
+            raw="x",
+        )
+        engine.take(caller)
+        engine.take(LoopEdge(at_ns=at + S, line=1, closed=True))
+        engine.take(LoopEdge(at_ns=at + 9 * S, line=1, closed=False))
+        engine.advance(at + 50 * S)
+    journal.close()
+    calls = {save.call.call_id: save.call for save in saved if isinstance(save, SaveCall)}
+    assert [call.no_recording for call in calls.values()] == ["do_not_record", "not_closed_yet", "do_not_record"]
+    again = {save.call.call_id: save.call for save in replay(tmp_path / "00000001.jsonl")}
+    assert again == calls and "unwanted" in (tmp_path / "00000001.jsonl").read_text()
 
 
 @pytest.fixture

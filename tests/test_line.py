@@ -102,7 +102,8 @@ class Bench:
     def __init__(
         self, number_display: bool = False, *, country: Country = "jp", unwanted: tuple[str, ...] = ()
     ) -> None:
-        self.line = Line(config(number_display, country, unwanted), Reads())
+        self.reads = Reads()
+        self.line = Line(config(number_display, country, unwanted), self.reads)
         self.commands: list[Command] = []
 
     def to(self, ms: float) -> None:
@@ -1287,6 +1288,18 @@ def test_whoever_is_on_the_list_is_listed_and_not_recorded(known: str) -> None:
     (call,) = bench.calls
     assert (call.outcome, call.recording, call.no_recording) == ("answered", None, "do_not_record")
     assert not any(stop.keep for stop in bench.stops)
+
+
+def test_whom_a_contact_s_flag_names_is_listed_and_not_recorded_from_then_on() -> None:
+    bench = Bench()
+    for minute, flagged in enumerate((False, True, False)):
+        bench.reads.contacts = {"+81300001234"} if flagged else set()
+        bench.ring(minute * 60_000 + 1000)
+        bench.modem(minute * 60_000 + 1500)
+        bench.loop(minute * 60_000 + 3000, True)
+        bench.loop(minute * 60_000 + 30_000, False)
+        bench.to(minute * 60_000 + 55_000)
+    assert [call.no_recording == "do_not_record" for call in bench.calls] == [False, True, False]
 
 
 def test_calling_somebody_on_the_list_is_not_recorded() -> None:

@@ -102,6 +102,13 @@ def test_a_line_of_any_country_may_know_the_number() -> None:
         (HOOK + 'url = "https://a:b/"\n', "[[webhook]] crm: url must be an address"),
         (HOOK + 'url = "http://crm.example/s3cret"\n', "[[webhook]] crm: url: http is allowed for this machine itself"),
         (GOOD + '[[line]]\nnumber = 2\ncodec = "linetap"\n', "two lines are on one channel of one codec"),
+        (GOOD + '[callbacks]\nhours = "9-18"\n', "[callbacks] hours = '9-18': write it as 09:00-18:00."),
+        (GOOD + '[callbacks]\nclosed_on = ["Sunday"]\n', "[callbacks] closed_on: 'Sunday': use mon, tue"),
+        (
+            GOOD + '[console]\ncrm_url = "https://crm.example/"\n',
+            "give the page of a caller with {number} or {national}",
+        ),
+        (GOOD + '[console]\ncrm_url = "javascript:alert({number})"\n', "give the page of a caller with {number}"),
         (HOOK + 'url = "https://me:pw@crm.example"\n', "url holds a user or password; put a token into token_file"),
         (
             HOOK + 'url = "https://a"\nevents = ["call.mised"]\n',
