@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from firmware.records.database import give_back
 from firmware.records.store import CallReader
 
 _TABLES = """
@@ -83,6 +84,7 @@ class CallIndex:
         self._put(rows)
         self._contacts(reader)
         self._filled = True
+        give_back()
 
     def _put(self, rows: list[tuple[Any, ...]]) -> None:
         self._db.executemany("INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
@@ -115,13 +117,12 @@ class CallIndex:
 
     def contacts(self, text: str) -> list[str]:
         """The numbers of the contacts that fit a part of a number or of what is known of them."""
-        folded = f"%{_escaped(fold(text))}%"
-        digits = f"%{''.join(c for c in text if c.isdigit()) or '-'}%"
+        digits = "".join(c for c in text if c.isdigit()) or "-"
         query = (
-            r"SELECT number FROM contacts WHERE said LIKE ? ESCAPE '\' OR number LIKE ? "
-            "OR replace(number, '+81', '0') LIKE ?"
+            "SELECT number FROM contacts WHERE instr(said, ?) OR instr(number, ?) "
+            "OR instr(replace(number, '+81', '0'), ?)"
         )
-        return [row[0] for row in self._db.execute(query, (folded, digits, digits))]
+        return [row[0] for row in self._db.execute(query, (fold(text), digits, digits))]
 
 
 def _where(wanted: Wanted) -> tuple[str, list[Any]]:
@@ -134,14 +135,12 @@ def _where(wanted: Wanted) -> tuple[str, list[Any]]:
 
     if text := fold(wanted.text):
         digits = "".join(c for c in text if c.isdigit())
-        like = f"%{_escaped(text)}%"
         if digits and not text.strip("0123456789-+() "):
-            add("digits LIKE ?", f"%{digits}%")
+            add("instr(digits, ?)", digits)
         else:
             add(
-                r"(name LIKE ? ESCAPE '\' OR said LIKE ? ESCAPE '\' OR number IN "
-                r"(SELECT number FROM contacts WHERE said LIKE ? ESCAPE '\'))",
-                *(like,) * 3,
+                "(instr(name, ?) OR instr(said, ?) OR number IN (SELECT number FROM contacts WHERE instr(said, ?)))",
+                *(text,) * 3,
             )
     for column, value in (("outcome", wanted.kind), ("direction", wanted.direction), ("line", wanted.line)):
         if value:
@@ -205,10 +204,6 @@ def _digits_of(call: Mapping[str, Any]) -> str:
 def fold(text: str) -> str:
     """As it is compared: width, case and the kind of kana do not matter."""
     return unicodedata.normalize("NFKC", text).casefold().translate(_KATAKANA).strip()
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
 def newest(reader: CallReader, numbers: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:

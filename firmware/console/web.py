@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -25,6 +26,7 @@ from firmware.console.people import People
 from firmware.console.words import Language
 from firmware.records.store import StoreError
 
+_THREADS = 12  # that read, ask and draw; one at a time reads the store
 _STATIC = Path(__file__).parent / "static"
 _HEADERS = {
     "Content-Security-Policy": (
@@ -74,6 +76,7 @@ class Console:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = _THREADS
         tasks = [asyncio.create_task(self._live.follow()), asyncio.create_task(run_in_threadpool(self._warm_up))]
         try:
             yield

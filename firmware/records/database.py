@@ -216,7 +216,7 @@ class LogStorage(Storage):
         for docs in self.tables.values():
             docs.settle()
         self._known, self._end = known, end
-        _give_back()
+        give_back()
         if self.writable and cut_off:
             self._writer.leave_out(expected, self.seq, self.link)
         elif self.writable and known:
@@ -727,7 +727,7 @@ class LogStorage(Storage):
                 self._lock = None
 
 
-def _give_back() -> None:
+def give_back() -> None:
     """Let the system have the memory that only opening needed; glibc keeps half as much again as what is in use."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:

@@ -8,13 +8,17 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import requests
 
 from firmware.app import STORE
 from firmware.console.people import People
+from firmware.core.contacts import Contact
 from firmware.generated import generate
+from firmware.records.store import CallStore
 from tests.bench.processes import resident_mb
 from tests.bench.report import Progress, Table
 from tests.test_console import PASSWORD, free_port, wait_for
@@ -29,6 +33,7 @@ def bench(work: Path, quick: bool, progress: Progress) -> Table:
     data = work / "data"
     data.mkdir()
     generate(data / STORE, calls, until=datetime.now(UTC), progress=lambda part: progress("Calls", part / 2))
+    _written_on(data, calls // 100)
     People(data / "console").add("owner", PASSWORD, "owner")
     port = free_port()
     command = [sys.executable, "-m", "firmware", "console", "run", "--data", str(data), "--host", "127.0.0.1"]
@@ -48,10 +53,18 @@ def bench(work: Path, quick: bool, progress: Progress) -> Table:
                 "today": "/",
                 "the last calls": "/calls",
                 "the last missed": "/calls?kind=missed",
-                "a whole number": "/calls?number=09000002008",
-                "four digits": "/calls?number=2008",
-                "digits that nobody has": "/calls?number=777777",
+                "a whole number": "/calls?text=09000002008",
+                "four digits": "/calls?text=2008",
+                "digits that nobody has": "/calls?text=777777",
+                "a name of the contacts": "/calls?text=ナマエ12",
+                "a note": "/calls?text=ことば7",
+                "a tag": "/calls?tag=札3",
+                "a day, long calls": f"/calls?since={datetime.now(UTC):%Y-%m-%d}&shortest=2",
+                "the last of all pages": f"/calls?from={calls - 60}",
+                "contacts": "/contacts?text=ナマエ1",
                 "a call": call[1],
+                "who listened": "/listened",
+                "the unit": "/system",
             }
             for number, (name, path) in enumerate(pages.items()):
                 progress(name, 0.5 + number / len(pages) / 2)
@@ -76,6 +89,20 @@ def bench(work: Path, quick: bool, progress: Progress) -> Table:
         rows=tuple(rows),
         figures={"console_worst_p99_ms": round(worst, 1)},
     )
+
+
+def _written_on(data: Path, count: int) -> None:
+    """Contacts, and notes and tags on calls, as a shop has them after years."""
+    store = CallStore(data / STORE, "s", sinks=())
+    told: Any = {"by": "x", "updated": "2026-01-01T00:00:00.000Z"}
+    known = [call for call in islice(store.newest(), 20 * count) if call["caller"]["number"]]
+    numbers = list(dict.fromkeys(call["caller"]["number"] for call in known))[:count]
+    store.put_contacts(
+        [Contact(contact_id=f"c-{n}", number=each, name=f"なまえ{n}", **told) for n, each in enumerate(numbers)]
+    )
+    for n, call in enumerate(known[:count]):
+        store.remark(call["call_id"], {"note": f"コトバ{n}", "tags": [f"札{n % 20}"]}, "Sato")
+    store.close()
 
 
 def _ms(browser: requests.Session, url: str) -> float:
