@@ -33,6 +33,7 @@ from tests.bench import (
     sensitivity,
     stepped,
     store,
+    tabs,
 )
 from tests.bench.report import Table
 
@@ -50,6 +51,7 @@ _BENCHES = {
     "cpu": cpu.bench,
     "lines": lines.bench,
     "console": console.bench,
+    "tabs": tabs.bench,
     "store": store.bench,
     "bundles": bundles.bench,
     "containers": bundles.containers,
