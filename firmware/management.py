@@ -71,6 +71,8 @@ _ACCESSES = (
     "person_added",
     "person_removed",
     "password_changed",
+    "passkey_added",
+    "passkeys_removed",
     "key_made",
     "key_removed",
 )

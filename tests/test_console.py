@@ -256,11 +256,16 @@ ROUTES: dict[tuple[str, str], str | None] = {
     ("GET", "/password"): None,
     ("POST", "/password"): None,
     ("GET", "/live"): "see",
+    ("POST", "/passkeys/options"): None,
+    ("POST", "/passkeys"): None,
+    ("POST", "/passkeys/remove"): None,
     ("POST", "/logout"): None,
     ("GET", "/login"): "",
     ("POST", "/login"): "",
     ("GET", "/set-up"): "",
     ("POST", "/set-up"): "",
+    ("POST", "/login/passkey/options"): "",
+    ("POST", "/login/passkey"): "",
     ("POST", "/language"): "",
     ("GET", "/s/{token}"): "",
     ("GET", "/s/{token}/sound"): "",
@@ -295,7 +300,7 @@ def test_each_role_has_its_routes_and_no_other(site: Site, role: Any) -> None:
     call, browser = results(site.data)[0][0]["call_id"], site.browser(role)
     nobody = "00000000-0000-7000-8000-000000000000"
     for (method, path), right in ROUTES.items():
-        if right == "" or path in ("/live", "/logout", "/password"):
+        if right == "" or path in ("/live", "/logout", "/password", "/passkeys"):  # a passkey that is none is 403
             continue
         at = path.format(call_id=call if method == "GET" else nobody, contact_id=nobody, token="x")
         if method == "GET":
@@ -597,6 +602,28 @@ def test_a_password_is_changed_by_who_knows_the_old_one_and_ends_all_sessions(tm
     people.set_password("Sato", "another password", PASSWORD)
     assert people.session(token) is None and refused(people.log_in, "Sato", PASSWORD) == "login_wrong"
     assert people.log_in("Sato", "another password")
+
+
+def test_a_passkey_that_is_none_lets_nobody_in(site: Site) -> None:
+    stranger = site.browser()
+    asked = stranger.post("/login/passkey/options", csrf=False).json()
+    assert asked["options"]["rpId"] == "localhost" and asked["options"]["userVerification"] == "required"
+    odd = json.dumps({"id": "AA", "rawId": "AA", "type": "public-key", "response": {"clientDataJSON": "AA"}})
+    for ticket, credential in (
+        (asked["ticket"], odd),
+        (asked["ticket"], odd),
+        ("x", "{}"),
+        ("", ""),
+        ("x", "[" * 9999),
+    ):
+        answer = stranger.post("/login/passkey", csrf=False, ticket=ticket, credential=credential)
+        assert answer.status_code == 403 and "log in with the password" in answer.json()["error"]
+    assert stranger.get("/").url == site.url + "/login"
+    browser = site.browser("staff")
+    ticket = browser.post("/passkeys/options").json()["ticket"]
+    assert browser.post("/passkeys", ticket=ticket, credential=odd).status_code == 403
+    by_address = Browser(site.url.replace("localhost", "127.0.0.1"), site.certificate)
+    assert "not by an address" in by_address.post("/login/passkey/options", csrf=False).json()["error"]
 
 
 def test_a_call_is_put_on_the_list_by_hand_and_given_to_somebody(site: Site) -> None:

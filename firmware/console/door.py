@@ -13,10 +13,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from firmware.console.desk import Desk, DeskError
+from firmware.console.passkeys import Passkeys
 from firmware.console.people import RIGHTS, SHORTEST_PASSWORD, People, PeopleError, Right
 from firmware.console.words import Language, say
 from firmware.core.numbers import national
@@ -37,6 +38,7 @@ class Door:
 
     def __init__(self, people: People, desk: Desk, away: Callable[[], bool]) -> None:
         self.people, self._desk, self._away = people, desk, away
+        self.passkeys = Passkeys(people)
         self._templates = Environment(
             loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
@@ -48,6 +50,11 @@ class Door:
             Route("/logout", self.page(self._log_out), methods=["POST"]),
             Route("/language", self.guarded(self._switch), methods=["POST"]),
             Route("/password", self.page(self._password), methods=["GET", "POST"]),
+            Route("/login/passkey/options", self._passkey_asked, methods=["POST"]),
+            Route("/login/passkey", self._passkey_shown, methods=["POST"]),
+            Route("/passkeys/options", self.page(self._passkey_begun), methods=["POST"]),
+            Route("/passkeys", self.page(self._passkey_made), methods=["POST"]),
+            Route("/passkeys/remove", self.page(self._passkeys_removed), methods=["POST"]),
             Route("/people", self.page(self._people, "people"), methods=["GET", "POST"]),
         ]
 
@@ -175,7 +182,45 @@ class Door:
             except PeopleError as error:
                 wrong = say(error.key, language_of(request), **error.detail)
         status = 400 if wrong else 200
-        return self.shown(request, "password.html", status, wrong=wrong, least=SHORTEST_PASSWORD)
+        count = len(self.people.passkeys()[request.state.person.name])
+        return self.shown(request, "password.html", status, wrong=wrong, least=SHORTEST_PASSWORD, passkeys=count)
+
+    # -- passkeys
+
+    async def _passkey_asked(self, request: Request) -> Response:
+        return await self._told(request, self.passkeys.ask)
+
+    async def _passkey_shown(self, request: Request) -> Response:
+        try:
+            form, _ = await _form(request)
+            given = form.get("ticket", ""), form.get("credential", "")
+            token = await self.of_people(self.passkeys.log_in, _host(request), *given)
+        except (PeopleError, DeskError) as error:
+            return JSONResponse({"error": say(error.key, language_of(request), **error.detail)}, 403)
+        return with_session(JSONResponse({}), token)
+
+    async def _passkey_begun(self, request: Request) -> Response:
+        return await self._told(request, self.passkeys.begin, request.state.person)
+
+    async def _passkey_made(self, request: Request) -> Response:
+        form = request.state.form
+        given = form.get("ticket", ""), form.get("credential", "")
+        await self.note(request, "passkey_added", None, name=who_asks(request))
+        return await self._told(request, self.passkeys.complete, request.state.person, *given)
+
+    async def _passkeys_removed(self, request: Request) -> Response:
+        await self.note(request, "passkeys_removed", None, name=who_asks(request))
+        await self.of_people(self.people.remove_passkeys, who_asks(request))
+        return RedirectResponse("/password", 303)
+
+    async def _told(self, request: Request, work: Callable[..., Any], *arguments: Any) -> Response:
+        """What a script asks for."""
+        try:
+            return JSONResponse(await self.of_people(work, _host(request), *arguments) or {})
+        except PeopleError as error:
+            return JSONResponse({"error": say(error.key, language_of(request), **error.detail)}, 403)
+
+    # -- accounts
 
     async def _people(self, request: Request) -> Response:
         wrong, key = None, None
@@ -240,6 +285,10 @@ def language_of(request: Request) -> Language:
         return chosen  # type: ignore[return-value]
     wanted = request.headers.get("accept-language", "ja").lower()
     return "en" if wanted.startswith("en") else "ja"
+
+
+def _host(request: Request) -> str:
+    return request.url.hostname or ""
 
 
 def who_asks(request: Request) -> str:

@@ -33,6 +33,7 @@ _LOCKED_S = (60, 300, 900, 3600)  # the first time, the second ...
 _IDLE_S, _LONGEST_S = 12 * 3600, 30 * 86_400  # of a session
 _CODE_CHARACTERS = "23456789ABCDEFGHJKMNPQRSTUVWXYZ"  # none that looks like another
 _CODE_TRIES = 20
+_MOST_PASSKEYS = 10  # of one person
 
 
 class PeopleError(Exception):
@@ -180,6 +181,8 @@ class People:
         if len(password) < SHORTEST_PASSWORD:
             raise PeopleError("password_short", least=SHORTEST_PASSWORD)
         change = {"password": self._hasher.hash(password), "wrong": 0, "locks": 0, "until": 0.0}
+        if old is None:
+            change["passkeys"] = []  # somebody else sets it: whoever came in before does no more
         self._people.update(change, where("name") == found["name"])
         self._sessions = {token: each for token, each in self._sessions.items() if each.name != found["name"]}
 
@@ -249,9 +252,30 @@ class People:
                 self._note_wrong(found)
             raise PeopleError("login_wrong")
         self._people.update({"wrong": 0, "locks": 0, "until": 0.0}, where("name") == found["name"])
+        return self._begin(found["name"]), Person(name=found["name"], role=found["role"])
+
+    def _begin(self, name: str) -> str:
         token, now = secrets.token_urlsafe(32), self._now()
-        self._sessions[_digest(token)] = _Session(found["name"], secrets.token_urlsafe(32), now, now)
-        return token, Person(name=found["name"], role=found["role"])
+        self._sessions[_digest(token)] = _Session(name, secrets.token_urlsafe(32), now, now)
+        return token
+
+    def passkeys(self) -> dict[str, list[bytes]]:
+        """By name: WebAuthn's attested credential data."""
+        everybody: Any = self._people.all()
+        return {each["name"]: [bytes.fromhex(data) for data in each.get("passkeys", ())] for each in everybody}
+
+    def add_passkey(self, name: str, data: bytes) -> None:
+        found = self._of(name)
+        if found:
+            change = {"passkeys": [*found.get("passkeys", ()), data.hex()][-_MOST_PASSKEYS:]}
+            self._people.update(change, where("name") == name)
+
+    def remove_passkeys(self, name: str) -> None:
+        self._people.update({"passkeys": []}, where("name") == name)
+
+    def log_in_by_passkey(self, name: str) -> str:
+        """For somebody whose passkey was good: a new session's token. A lock is of the password only."""
+        return self._begin(name)
 
     def _fits(self, hashed: str, password: str) -> bool:
         try:

@@ -133,6 +133,24 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "save": ("保存", "Save"),
     "new_password": ("新しいパスワード", "New password"),
     "old_password": ("今のパスワード", "Present password"),
+    "passkeys": ("パスキー", "Passkeys"),
+    "passkeys_how": (
+        "指紋や顔、画面ロックでログインできます（登録{n}件）。この装置の証明書をブラウザーが信用している必要があります。",
+        "Log in by fingerprint, face or screen lock ({n} kept). The browser must trust the unit's certificate.",
+    ),
+    "passkey_make": ("パスキーを登録", "Make a passkey"),
+    "passkeys_remove": ("パスキーをすべて削除", "Remove all passkeys"),
+    "passkey_log_in": ("パスキーでログイン", "Log in with a passkey"),
+    "passkey_wrong": (
+        "パスキーを使えませんでした。パスワードでログインしてください。",
+        "The passkey could not be used; log in with the password.",
+    ),
+    "passkey_name": (
+        "パスキーは、IPアドレスではなく名前（例：tsuroku.local）で開いたときだけ使えます。",
+        "Passkeys work where the console is opened by a name, as tsuroku.local, not by an address.",
+    ),
+    "did_passkey_added": ("{name}さんがパスキーを登録した", "{name} made a passkey"),
+    "did_passkeys_removed": ("{name}さんがパスキーを削除した", "{name} removed the passkeys"),
     "keys_title": ("外部プログラムの鍵（API）", "Keys of programs (API)"),
     "keys_how": (
         "顧客管理などのプログラムに、選んだ役割の権限で通話を見せます。鍵は一度だけ表示されます。",

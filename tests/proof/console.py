@@ -197,6 +197,7 @@ class Walk:
             self._call()
             self._contacts()
             self._people()
+            self._passkey(context)
             for path in ("/listened", "/calls", "/people", "/system", "/licences", "/password", "/nothing"):
                 page.goto(url + path)
                 self._look(picture={"/system": "system", "/calls": "calls"}.get(path))
@@ -380,6 +381,23 @@ class Walk:
         session.headers["Authorization"] = f"Bearer {key}"
         found = session.get(self._url + "/api/v1/calls", params={"text": "予約"}, timeout=20).json()
         assert [call["remarks"]["tags"] for call in found["calls"]] == [["注文", "予約"]]
+
+    def _passkey(self, context: Any) -> None:
+        """Made with an authenticator of the browser's own making, and then a login without a password."""
+        page = self._page
+        authenticator = context.new_cdp_session(page)
+        authenticator.send("WebAuthn.enable")
+        options = {"protocol": "ctap2", "transport": "internal", "automaticPresenceSimulation": True}
+        options |= {"hasResidentKey": True, "hasUserVerification": True, "isUserVerified": True}
+        authenticator.send("WebAuthn.addVirtualAuthenticator", {"options": options})
+        page.goto(self._url + "/password")
+        self._post("passkey_make")
+        assert self._t("passkeys_how").partition("{n}")[0] + "1" in page.inner_text("#with-passkey")
+        self._look()
+        with page.expect_navigation():
+            page.click(f"button:has-text('{self._t('log_out')}')")
+        self._post("passkey_log_in")
+        page.wait_for_selector("[data-line='1']")
 
     def _strangers(self, browser: Any) -> None:
         """Who is not logged in: the login; and by a link, one recording."""
