@@ -51,6 +51,7 @@ _MOST_MUTES = 50
 _BUTTON_S = 300  # of a pause that the button asks for
 _MOST_REPLAYED = 100_000  # events of one request
 _S = 1_000_000_000
+_LONGEST_DUE_S = 366 * 86_400
 _BUNDLE_NS = 60 * _S
 
 
@@ -457,9 +458,12 @@ class Management:
 
     def _callback_put(self, call_id: str, due: str | None, who: str | None, asker: Asker) -> None:
         """Have the other side of a call on the list, or say when and by whom he is to be called."""
-        if due is not None:
-            due = _utc(datetime.fromisoformat(due))
         call, now = self._call(call_id), self._store.read_clock()
+        if due is not None:
+            at = datetime.fromisoformat(due)
+            if abs(at.timestamp() - now.wall_ns / _S) > _LONGEST_DUE_S:
+                raise CommandError(INVALID_PARAMS, "due must be within a year.")
+            due = _utc(at)
         waiting, events = callbacks.put(self._callbacks, call, due, (who or "").strip()[:40] or None, asker.src, now)
         events.append(self._access("callback_put", call_id, asker.src, {}))
         self._store.tell(events, {"callbacks": [each.to_kept() for each in waiting]})

@@ -22,6 +22,7 @@ import requests
 from starlette.routing import Route
 
 from drivers.virtual import scenario as story
+from firmware.console.door import clock
 from firmware.console.people import RIGHTS, People, PeopleError
 from firmware.console.web import Console
 from firmware.console.words import WORDS
@@ -112,6 +113,17 @@ def test_sessions_end(tmp_path: Path) -> None:
     people.remove("Ito")
     assert people.session(token) is None and refused(people.remove, "Sato") == "last_owner"
     assert people.session(None) is None and people.session("") is None
+
+
+def test_a_time_of_a_clock_that_was_never_set_is_shown_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert clock("9999-12-31T23:59:59.999Z") == "9999-12-31T23:59:59.999Z"
+        assert clock("2026-01-01T00:00:00.000Z") == "2026-01-01 09:00" and clock(None) == ""
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_every_word_is_there_in_both_languages() -> None:
@@ -558,6 +570,16 @@ def test_a_list_of_contacts_goes_out_and_comes_in(tmp_path: Path) -> None:
             site.url + "/contacts/take-in", data={"csrf": browser.csrf}, files=large, timeout=20
         )
         assert answer.status_code == 413
+
+
+def test_an_open_tab_ends_with_its_session(site: Site) -> None:
+    browser = site.browser("staff")
+    with browser.session.get(site.url + "/live", stream=True, timeout=20) as feed:
+        lines = feed.iter_lines()
+        assert next(lines) == b": here"
+        browser.session.post(site.url + "/logout", data={"csrf": browser.csrf}, timeout=20, allow_redirects=False)
+        call = site.unit.missed("+81300008888")
+        assert call not in b"".join(lines).decode()  # it ends
 
 
 def test_a_link_lets_a_stranger_hear_one_call_and_nothing_else(site: Site) -> None:

@@ -94,6 +94,8 @@ def test_a_call_is_found_noted_held_and_called_back(site: Site) -> None:
     told = program.get(at)
     assert told["held"]["reason"] == "x" and told["callback"]["due"] == "2027-01-15T01:00:00.000Z"
     assert any(each["call"]["call_id"] == call["call_id"] for each in program.get("/today")["waiting"])
+    for far in ("9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"):  # no clock of ours can show them
+        assert program.ask("PUT", at + "/callback", json={"due": far}).status_code == 409
     assert program.ask("DELETE", at + "/callback").status_code == 200 and program.get(at)["callback"] is None
     assert program.ask("DELETE", at + "/hold").status_code == 200
     sound = program.ask("GET", at + "/sound")

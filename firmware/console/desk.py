@@ -22,12 +22,13 @@ from firmware.console.index import CallIndex, Wanted, newest, number_of
 from firmware.core import contact_list
 from firmware.core.contacts import Contact
 from firmware.core.numbers import national
+from firmware.core.remarks import RemarkError, changed
 from firmware.local_api import LocalError, LocalRefused, ask
 from firmware.records.store import CallReader
 
 _SEALED = ".sealed"
 _MOST_CONTACTS = 200  # on a page
-_PATIENCE_S = 600.0  # of a bundle
+_PATIENCE_S, _WAITS_S = 600.0, 60.0  # for a bundle; for others to be made
 _ROOT = Path(__file__).parents[2]
 
 
@@ -55,16 +56,17 @@ class Desk:
         self._index = CallIndex()
         self._reader: CallReader | None = None
         self._lock = threading.Lock()
+        self._one_run = threading.Lock()  # of tsuroku: the recorder's machine is small
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[CallReader]:
         """The store as it is now, and the index with it."""
         with self._lock:
             if self._reader is None:
-                self._reader, changed = CallReader(self.data / "store"), None
+                self._reader, news = CallReader(self.data / "store"), None
             else:
-                changed = self._reader.follow()
-            self._index.take_in(self._reader, changed)
+                news = self._reader.follow()
+            self._index.take_in(self._reader, news)
             yield self._reader
 
     def ask(self, request: Mapping[str, Any], who: str) -> Mapping[str, Any]:
@@ -172,17 +174,27 @@ class Desk:
         return {"contact": contact and _told(contact), "last": calls, "note": note and note["text"]}
 
     def remark(self, who: str, call_id: str, change: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Raises DeskError as core/remarks.py would refuse it, in both languages."""
+        with self.reading() as reader:
+            before = reader.remarks(call_id)
+        try:
+            changed(before, change, who, "")
+        except RemarkError as error:
+            raise DeskError(400, "remark_wrong", what=", ".join(sorted(change))) from error
         return self.ask({"do": "remark", "call_id": call_id, "change": change}, who)
 
     def hold(self, who: str, call_id: str, reason: str) -> None:
         self.ask({"do": "hold", "call_id": call_id, "reason": reason[:200]}, who)
 
     def release(self, who: str, call_id: str) -> None:
+        if self.call(call_id)["held"] is None:
+            return  # pressed twice
         self.ask({"do": "release", "call_id": call_id}, who)
 
     def delete(self, who: str, call_id: str) -> None:
-        if self.call(call_id)["held"]:
-            raise DeskError(409, "is_held")
+        call = self.call(call_id)
+        if call["held"] or call["outcome"] is None:
+            raise DeskError(409, "is_held" if call["held"] else "not_ended")
         self.ask({"do": "delete_call", "call_id": call_id, "reason": "asked for in the console"}, who)
 
     def callback(self, who: str, call_id: str, due: str | None, for_: str | None) -> None:
@@ -224,10 +236,14 @@ class Desk:
 
     def _run(self, *arguments: str, codes: Collection[int] = (0,)) -> str:
         command = [sys.executable, "-m", "firmware", *arguments]
+        if not self._one_run.acquire(timeout=_WAITS_S):
+            raise DeskError(503, "took_too_long")
         try:
             done = subprocess.run(command, cwd=_ROOT, capture_output=True, timeout=_PATIENCE_S, check=False)
         except subprocess.TimeoutExpired as error:
             raise DeskError(503, "took_too_long") from error
+        finally:
+            self._one_run.release()
         if done.returncode not in codes:
             raise DeskError(409, "refused", why=done.stderr.decode(errors="replace").strip()[-300:])
         return done.stdout.decode(errors="replace")
@@ -237,17 +253,9 @@ class Desk:
     def contacts(self, text: str) -> tuple[list[dict[str, Any]], int]:
         """Those that fit, one for each person, in the order of their readings; and how many there are."""
         with self.reading() as reader:
-            if text.strip():
-                numbers = self._index.contacts(text)
-                found = [contact for number in numbers if (contact := reader.contact(number))]
-            else:
-                found = reader.contacts()
-        people: dict[str, dict[str, Any]] = {}
-        for each in found:
-            person = people.setdefault(each.contact_id, {**_told(each), "numbers": []})
-            person["numbers"].append(_number(each.number))
-        listed = sorted(people.values(), key=lambda person: (person["reading"] or person["name"], person["name"]))
-        return listed[:_MOST_CONTACTS], len(listed)
+            ids, count = self._index.contacts(text, _MOST_CONTACTS)
+            people = [own for contact_id in ids if (own := reader.numbers_of(contact_id))]
+        return [{**_told(own[0]), "numbers": [_number(each.number) for each in own]} for own in people], count
 
     def contact(self, contact_id: str) -> dict[str, Any]:
         """Somebody with all his numbers and calls."""
@@ -342,10 +350,10 @@ class Desk:
 
     # -- the log
 
-    def said(self, count: int) -> list[dict[str, Any]]:
+    def said(self, count: int, start: int = 0) -> list[dict[str, Any]]:
         """Who did what, the last first."""
         with self.reading() as reader:
-            return list(islice(reader.newest_events("audit"), count))
+            return list(islice(reader.newest_events("audit"), start, start + count))
 
     def support(self, who: str) -> Path:
         """What helps whoever helps, numbers and names masked."""

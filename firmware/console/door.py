@@ -43,6 +43,10 @@ class Door:
             loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
 
+    def lasts(self, request: Request) -> bool:
+        """Whether the session that has asked is still one."""
+        return self.people.lasts(request.cookies.get(_COOKIE))
+
     def routes(self) -> list[Route]:
         return [
             Route("/login", self.guarded(self._login), methods=["GET", "POST"]),
@@ -320,7 +324,10 @@ def who(call: Mapping[str, Any], language: Language) -> dict[str, Any]:
 def clock(iso: str | None) -> str:
     if iso is None:
         return ""
-    at = datetime.fromisoformat(iso).astimezone()
+    try:
+        at = datetime.fromisoformat(iso).astimezone()
+    except OverflowError:
+        return iso  # of a clock that was never set
     today = datetime.now(UTC).astimezone().date()
     return f"{at:%H:%M}" if at.date() == today else f"{at:%Y-%m-%d %H:%M}"
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from firmware.core.contacts import Contact
 from firmware.records.database import give_back
 from firmware.records.store import CallReader
 
@@ -18,7 +19,11 @@ CREATE TABLE calls (
 ) STRICT;
 CREATE INDEX calls_opened ON calls (opened);
 CREATE INDEX calls_number ON calls (number);
-CREATE TABLE contacts (number TEXT PRIMARY KEY, said TEXT, flags TEXT) STRICT, WITHOUT ROWID;
+CREATE TABLE contacts (
+    id INTEGER PRIMARY KEY, number TEXT, contact_id TEXT, sorted TEXT, said TEXT, flags TEXT
+) STRICT;
+CREATE INDEX contacts_number ON contacts (number);
+CREATE INDEX contacts_sorted ON contacts (sorted);
 """
 _KATAKANA = {code: code - 0x60 for code in range(ord("ァ"), ord("ヶ") + 1)}  # as hiragana
 _AT_ONCE = 2000
@@ -59,19 +64,29 @@ class CallIndex:
     def take_in(self, reader: CallReader, changed: set[tuple[str, int]] | None) -> None:
         """Follow the store. changed: of CallReader.follow(); None: everything may have changed."""
         if changed is None or any(table == "anchors" for table, _ in changed):
+            self._filled = False
+        try:
+            if self._filled:
+                self._follow(reader, changed or set())
+                return
             self._db.close()
             self._begin()
-        if not self._filled:
             self._fill(reader)
-            return
-        numbers = {number for table, number in changed or () if table in ("calls", "remarks")}
-        for number in numbers:
+        except BaseException:
+            self._filled = False  # half of it is of no use
+            raise
+
+    def _follow(self, reader: CallReader, changed: set[tuple[str, int]]) -> None:
+        for number in {number for table, number in changed if table in ("calls", "remarks")}:
             call = reader.call(number)
             self._db.execute("DELETE FROM calls WHERE id = ?", (number,))
             if call is not None:
                 self._put([_row(number, call, reader.remarks(call["call_id"]))])
-        if any(table == "contacts" for table, _ in changed or ()):
-            self._contacts(reader)
+        for number in {number for table, number in changed if table == "contacts"}:
+            contact = reader.contact_numbered(number)
+            self._db.execute("DELETE FROM contacts WHERE id = ?", (number,))
+            if contact is not None:
+                self._put_contacts([(number, contact)])
 
     def _fill(self, reader: CallReader) -> None:
         remarks = dict(reader.remarks_by_number())
@@ -82,20 +97,26 @@ class CallIndex:
                 self._put(rows)
                 rows = []
         self._put(rows)
-        self._contacts(reader)
+        self._put_contacts(reader.numbered_contacts())
         self._filled = True
         give_back()
 
     def _put(self, rows: list[tuple[Any, ...]]) -> None:
         self._db.executemany("INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
-    def _contacts(self, reader: CallReader) -> None:
-        self._db.execute("DELETE FROM contacts")
+    def _put_contacts(self, contacts: Iterable[tuple[int, Contact]]) -> None:
         rows = (
-            (each.number, fold(" ".join(filter(None, (each.name, each.reading, each.note)))), ",".join(each.flags))
-            for each in reader.contacts()
+            (
+                number,
+                each.number,
+                each.contact_id,
+                fold(each.reading or each.name),
+                fold(" ".join(filter(None, (each.name, each.reading, each.note)))),
+                ",".join(each.flags),
+            )
+            for number, each in contacts
         )
-        self._db.executemany("INSERT INTO contacts VALUES (?, ?, ?)", rows)
+        self._db.executemany("INSERT INTO contacts VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def find(self, wanted: Wanted, start: int, count: int) -> list[int]:
         """The numbers of so many calls from the start-th on that fit, the last first (CallReader.call())."""
@@ -115,14 +136,19 @@ class CallIndex:
                 counts[tag] = counts.get(tag, 0) + 1
         return sorted(counts, key=lambda tag: (-counts[tag], tag))
 
-    def contacts(self, text: str) -> list[str]:
-        """The numbers of the contacts that fit a part of a number or of what is known of them."""
-        digits = "".join(c for c in text if c.isdigit()) or "-"
-        query = (
-            "SELECT number FROM contacts WHERE instr(said, ?) OR instr(number, ?) "
-            "OR instr(replace(number, '+81', '0'), ?)"
-        )
-        return [row[0] for row in self._db.execute(query, (fold(text), digits, digits))]
+    def contacts(self, text: str, count: int) -> tuple[list[str], int]:
+        """The ids of so many contacts that fit a part of a number or of what is known of them, in the order of their
+        readings; and how many there are.
+        """
+        where, values = "", []
+        if folded := fold(text):
+            digits = "".join(c for c in text if c.isdigit()) or "-"
+            where = "WHERE instr(said, ?) OR instr(number, ?) OR instr(replace(number, '+81', '0'), ?)"
+            values = [folded, digits, digits]
+        query = f"SELECT contact_id FROM contacts {where} GROUP BY contact_id ORDER BY min(sorted), contact_id LIMIT ?"
+        ids = [row[0] for row in self._db.execute(query, (*values, count))]
+        total = self._db.execute(f"SELECT count(DISTINCT contact_id) FROM contacts {where}", values).fetchone()
+        return ids, int(total[0])
 
 
 def _where(wanted: Wanted) -> tuple[str, list[Any]]:

@@ -46,24 +46,26 @@ class Live:
         """What each line does now."""
         return {topic.rpartition("/")[2]: told for topic, told in self.states.items() if "state/line/" in topic}
 
-    async def tab(self) -> AsyncIterator[str]:
-        """Server-sent events for one tab. Raises DeskError where there are too many."""
+    async def tab(self, lasts: Callable[[], bool]) -> AsyncIterator[str]:
+        """Server-sent events for one tab, while its session lasts. Raises DeskError where there are too many."""
         if len(self._tabs) >= _MOST_TABS:
             raise DeskError(503, "too_many_tabs")
         queue: asyncio.Queue[str] = asyncio.Queue(100)
         self._tabs.add(queue)
-        return self._told(queue)
+        return self._told(queue, lasts)
 
-    async def _told(self, queue: asyncio.Queue[str]) -> AsyncIterator[str]:
+    async def _told(self, queue: asyncio.Queue[str], lasts: Callable[[], bool]) -> AsyncIterator[str]:
         try:
             yield ": here\n\n"
             for shown in list(self._calls.values()):
                 yield f"data: {json.dumps(shown, ensure_ascii=False)}\n\n"
-            while True:
+            while lasts():
                 try:
-                    yield f"data: {await asyncio.wait_for(queue.get(), 20)}\n\n"
+                    told = f"data: {await asyncio.wait_for(queue.get(), 20)}\n\n"
                 except TimeoutError:
-                    yield ": still here\n\n"
+                    told = ": still here\n\n"
+                if lasts():
+                    yield told
         finally:
             self._tabs.discard(queue)
 

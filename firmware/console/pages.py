@@ -26,8 +26,8 @@ from firmware.console.people import Person
 from firmware.console.sound import Wave, happened, wave_of
 from firmware.console.words import say
 
-_PAGE = 50
-_SEALED = ".sealed"
+_PAGE, _LOG_PAGE = 50, 200
+_SEALED, _MOST_OPENED = ".sealed", 10_000
 _SHARED_S = {"hour": 3600, "day": 86_400, "week": 604_800, "month": 2_592_000}
 KINDS = (
     "missed",
@@ -120,8 +120,7 @@ class Pages:
 
     async def _calls(self, request: Request) -> Response:
         asked = request.query_params
-        first = asked.get("from", "0")
-        start = int(first) if first.isascii() and first.isdigit() and len(first) < 8 else 0
+        start = _place(request)
         found = await self._ask(self._desk.found, wanted_of(asked), start, _PAGE + 1)
         older = None
         if len(found) > _PAGE:
@@ -188,8 +187,13 @@ class Pages:
         seen = request.state.csrf, call["call_id"]
         if seen not in self._opened:  # a player fetches it in parts
             await self._door.note(request, "opened", call["call_id"])
-            self._opened.add(seen)
+            self._remember(seen)
         return FileResponse(path, media_type="audio/flac" if path.suffix == ".flac" else None)
+
+    def _remember(self, seen: tuple[str, str]) -> None:
+        if len(self._opened) >= _MOST_OPENED:
+            self._opened.clear()  # what is forgotten is written down once more
+        self._opened.add(seen)
 
     async def _download(self, request: Request) -> Response:
         call, path = await self._with_sound(request)
@@ -295,11 +299,11 @@ class Pages:
 
     async def _shared_sound(self, request: Request) -> Response:
         call, path, share = await self._by_link(request)
-        seen = f"link {share.share_id}", call["call_id"]
+        seen = share.share_id, call["call_id"]
         if seen not in self._opened:
-            by = f"link of {share.by}"
+            by = f"link: {share.by}"
             await self._ask(functools.partial(self._desk.note, by, "link_opened", call["call_id"]))
-            self._opened.add(seen)
+            self._remember(seen)
         return FileResponse(path, media_type="audio/flac" if path.suffix == ".flac" else None)
 
     # -- contacts
@@ -374,7 +378,10 @@ class Pages:
     # -- the log, and the unit
 
     async def _listened(self, request: Request) -> Response:
-        return self._door.shown(request, "listened.html", said=await self._ask(self._desk.said, 300))
+        start = _place(request)
+        said = await self._ask(self._desk.said, _LOG_PAGE + 1, start)
+        older = start + _LOG_PAGE if len(said) > _LOG_PAGE else None
+        return self._door.shown(request, "listened.html", said=said[:_LOG_PAGE], older=older)
 
     async def _system(self, request: Request) -> Response:
         states = self._live.states
@@ -402,7 +409,8 @@ class Pages:
         return self._door.shown(request, "licences.html", parts=await self._ask(licences))
 
     async def _tab(self, request: Request) -> Response:
-        return StreamingResponse(await self._live.tab(), media_type="text/event-stream")
+        lasts = functools.partial(self._door.lasts, request)
+        return StreamingResponse(await self._live.tab(lasts), media_type="text/event-stream")
 
 
 def wanted_of(asked: Mapping[str, str]) -> Wanted:
@@ -423,6 +431,12 @@ def wanted_of(asked: Mapping[str, str]) -> Wanted:
         taken_by=asked.get("by", "")[:40],
         flag=one_of("flag", FLAGS),
     )
+
+
+def _place(request: Request) -> int:
+    """From which one on a list is shown."""
+    first = request.query_params.get("from", "0")
+    return int(first) if first.isascii() and first.isdigit() and len(first) < 8 else 0
 
 
 def _day(text: str, later: int = 0) -> str | None:

@@ -154,7 +154,7 @@ class People:
     def add(self, name: str, password: str, role: Role) -> Person:
         """Raises PeopleError."""
         name = " ".join(name.split())
-        if not 1 <= len(name) <= 40 or not name.isprintable():
+        if not 1 <= len(name) <= 40 or not name.isprintable() or ":" in name:  # "API: x" is a program, in the log
             raise PeopleError("name_wrong")
         if len(password) < SHORTEST_PASSWORD:
             raise PeopleError("password_short", least=SHORTEST_PASSWORD)
@@ -303,6 +303,11 @@ class People:
             return None
         session.used_s = now
         return Person(name=found["name"], role=found["role"]), session.csrf
+
+    def lasts(self, token: str | None) -> bool:
+        """Whether a session is still one. It is not used by this."""
+        session = self._sessions.get(_digest(token or ""))
+        return session is not None and self._now() - session.begun_s <= _LONGEST_S
 
     def log_out(self, token: str | None) -> None:
         self._sessions.pop(_digest(token or ""), None)

@@ -47,7 +47,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     ),
     "set_up_done": ("設定は済んでいます。ログインしてください。", "It is set up already; log in."),
     "password_short": ("パスワードは{least}文字以上にしてください。", "The password needs {least} characters or more."),
-    "name_wrong": ("名前は1〜40文字にしてください。", "The name needs 1 to 40 characters."),
+    "name_wrong": ("名前は1〜40文字で、「:」は使えません。", "The name needs 1 to 40 characters and no colon."),
     "name_taken": ("その名前はもう使われています。", "That name is taken."),
     "last_owner": ("最後の店主は削除できません。", "The last owner cannot be removed."),
     "not_allowed": ("この操作は許可されていません。", "You may not do this."),
@@ -168,6 +168,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "誰が、いつ、どの通話を見て、何秒から何秒まで聞いたか。通話と同じ、書き換えの分かる記録に残ります。",
         "Who looked at which call, and heard which seconds of it: kept in the same tamper-evident record as the calls.",
     ),
+    "older_said": ("前の記録へ", "Older entries"),
     "listened_none": ("まだ誰も聞いていません。", "Nobody has listened yet."),
     "did_viewed": ("通話を見た", "looked at the call"),
     "did_played": ("{from_s}〜{to_s}秒を聞いた", "heard seconds {from_s} to {to_s}"),
@@ -485,6 +486,10 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "seen_by": ("{who}さんが確認", "seen by {who}"),
     # what is not done
     "refused": ("装置が受け付けませんでした。（{why}）", "The unit did not do it: {why}"),
+    "remark_wrong": (
+        "書き込めませんでした。タグは20個（各40文字）、メモは200件（各4,000文字）までです。",
+        "Not written: a call has at most 20 tags of 40 characters and 200 notes of 4,000 ({what}).",
+    ),
     "form_large": ("送られたものが大きすぎます。", "What was sent is too large."),
     "took_too_long": ("時間がかかりすぎたため中止しました。", "It took too long and was given up."),
     "too_many_tabs": ("開いている画面が多すぎます。", "Too many pages are open."),

@@ -238,7 +238,14 @@ class CallReader:
         return [Contact.from_doc(doc) for doc in found if doc and doc["contact_id"] == contact_id]
 
     def contacts(self) -> list[Contact]:
-        return [Contact.from_doc(doc) for doc in View(self.storage, "contacts").values()]
+        return [contact for _, contact in self.numbered_contacts()]
+
+    def numbered_contacts(self) -> Iterator[tuple[int, Contact]]:
+        return ((number, Contact.from_doc(doc)) for number, doc in View(self.storage, "contacts").documents())
+
+    def contact_numbered(self, number: int) -> Contact | None:
+        doc = self.storage.doc("contacts", number)
+        return None if doc is None else Contact.from_doc(doc)
 
     def unpurged(self) -> bool:
         """Whether the log still holds something that was removed."""

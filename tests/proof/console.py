@@ -450,4 +450,4 @@ class Walk:
         expected = {"viewed", "opened", "played", "exported", "shared", "link_opened", "remarked", "contacts_put"}
         expected |= {"listed", "disclosed", "person_added", "key_made", "callback_put", "looked_up"}
         assert expected <= whats, expected - whats
-        assert re.fullmatch(r"link of .+", next(each["by"] for each in said if each["what"] == "link_opened"))
+        assert re.fullmatch(r"link: .+", next(each["by"] for each in said if each["what"] == "link_opened"))
