@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,8 @@ from firmware.core.remarks import RemarkError, changed
 from firmware.local_api import LocalError, LocalRefused, ask
 from firmware.records.store import CallReader
 
-_SEALED = ".sealed"
+_MADE = "made-"
+_ROOM_BYTES = 300_000_000
 _MOST_CONTACTS = 200  # on a page
 _PATIENCE_S, _WAITS_S = 600.0, 60.0  # for a bundle; for others to be made
 _ROOT = Path(__file__).parents[2]
@@ -56,6 +58,8 @@ class Desk:
         self._index = CallIndex()
         self._reader: CallReader | None = None
         self._lock = threading.Lock()
+        for left in (data / "console").glob(f"{_MADE}*"):  # by one that was killed
+            shutil.rmtree(left, ignore_errors=True)
         self._one_run = threading.Lock()  # of tsuroku: the recorder's machine is small
 
     @contextlib.contextmanager
@@ -211,11 +215,26 @@ class Desk:
     @contextlib.contextmanager
     def bundle(self, call_ids: Collection[str], copy: str | None = None) -> Iterator[Path]:
         """A bundle of calls (`tsuroku export`), made by a process of its own: it needs what no page does."""
-        with tempfile.TemporaryDirectory(prefix="tsuroku-") as folder:
-            path = Path(folder) / "calls.zip"
+        with self._folder() as folder:
+            self._has_room(call_ids)
+            path = folder / "calls.zip"
             more = ["--copy", copy] if copy else []
             self._run("export", *call_ids, "--out", str(path), "--data", str(self.data), *more)
             yield path
+
+    @contextlib.contextmanager
+    def _folder(self) -> Iterator[Path]:
+        """For what is made to be fetched. It can be larger than what /tmp holds in memory."""
+        with tempfile.TemporaryDirectory(prefix=_MADE, dir=self.data / "console") as folder:
+            yield Path(folder)
+
+    def _has_room(self, call_ids: Collection[str]) -> None:
+        """The recorder must not find the disk full because of a bundle. Raises DeskError."""
+        with self.reading() as reader:
+            calls = [call for call_id in call_ids if (call := reader.get(call_id)) and call.recording]
+        wanted = sum(call.recording.size_bytes for call in calls if call.recording)
+        if shutil.disk_usage(self.data).free < 3 * wanted + _ROOM_BYTES:
+            raise DeskError(503, "no_room")
 
     def checked(self, call_id: str) -> dict[str, Any]:
         """What of a call can be proved now: verify's own findings, in both languages."""
@@ -313,8 +332,8 @@ class Desk:
         """The file of a nuisance caller as a PDF (`tsuroku incident`)."""
         numbers = [each["number"] for each in self.contact(contact_id)["numbers"]]
         self.note(who, "disclosed", contact_id)
-        with tempfile.TemporaryDirectory(prefix="tsuroku-") as folder:
-            path = Path(folder) / "incident.pdf"
+        with self._folder() as folder:
+            path = folder / "incident.pdf"
             self._run("incident", *numbers, "--out", str(path), "--data", str(self.data))
             yield path
 
@@ -327,8 +346,8 @@ class Desk:
             told = [{**call, "remarks": reader.remarks(call["call_id"])} for call in calls]
         self.note(who, "disclosed", contact_id)
         contact = {key: value for key, value in person.items() if key not in ("calls", "counts")}
-        with tempfile.TemporaryDirectory(prefix="tsuroku-") as folder:
-            path = Path(folder) / "disclosure.zip"
+        with self._folder() as folder:
+            path = folder / "disclosure.zip"
             with zipfile.ZipFile(path, "w") as packed:
                 packed.writestr("contact.json", orjson.dumps(contact, option=orjson.OPT_INDENT_2))
                 packed.writestr("calls.json", orjson.dumps(told, option=orjson.OPT_INDENT_2))

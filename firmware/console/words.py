@@ -492,6 +492,10 @@ WORDS: Mapping[str, tuple[str, str]] = {
     ),
     "form_large": ("送られたものが大きすぎます。", "What was sent is too large."),
     "took_too_long": ("時間がかかりすぎたため中止しました。", "It took too long and was given up."),
+    "no_room": (
+        "空き容量が足りません。古い録音を別の場所に保存してから削除してください。",
+        "There is too little free space; save old recordings elsewhere and remove them.",
+    ),
     "too_many_tabs": ("開いている画面が多すぎます。", "Too many pages are open."),
     "asked_wrong": ("要求が正しくありません（{what}）。", "The request is not as the document says: {what}."),
 }
