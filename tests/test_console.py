@@ -26,6 +26,8 @@ from firmware.console.door import clock
 from firmware.console.people import RIGHTS, People, PeopleError
 from firmware.console.web import Console
 from firmware.console.words import WORDS
+from firmware.core.call import told
+from firmware.core.caller import Caller, of_number
 from firmware.management import _ACCESSES, contract
 from firmware.records.store import CallReader
 from firmware.settings import WatchSettings
@@ -580,6 +582,27 @@ def test_an_open_tab_ends_with_its_session(site: Site) -> None:
         browser.session.post(site.url + "/logout", data={"csrf": browser.csrf}, timeout=20, allow_redirects=False)
         call = site.unit.missed("+81300008888")
         assert call not in b"".join(lines).decode()  # it ends
+
+
+def test_the_pop_up_leads_into_the_shops_own_system(tmp_path: Path) -> None:
+    console = Console(tmp_path)
+    caller = told(of_number("0300001234", "jp"))
+    about: dict[str, Any] = {
+        "line": 1,
+        "call_id": "x",
+        "event": "call.caller_id",
+        "data": {"direction": "incoming", "caller": {**caller, "name": "<b>"}, "dialled": None},
+        "contact": None,
+        "last": [],
+        "note": "<i>",
+    }
+    url = "https://crm.example/find?a={number}&b={national}"
+    shown = console._popup(url, "en", about)
+    assert 'href="https://crm.example/find?a=%2B81300001234&amp;b=03-0000-1234"' in shown
+    assert "<b>" not in shown and "<i>" not in shown and "first call from this number" in shown
+    assert "crm.example" not in console._popup(None, "ja", about)
+    nobody = {**about, "data": {"direction": "incoming", "caller": told(Caller()), "dialled": None}}
+    assert "crm.example" not in console._popup(url, "ja", nobody) and "番号不明" in console._popup(url, "ja", nobody)
 
 
 def test_a_link_lets_a_stranger_hear_one_call_and_nothing_else(site: Site) -> None:

@@ -1,4 +1,4 @@
-"""schemathesis over the console's OpenAPI document, against the real process: no 5xx, no answer that it does not have."""
+"""schemathesis over the console's OpenAPI document, against the real process: no 5xx, no answer that is not in it."""
 
 from __future__ import annotations
 
