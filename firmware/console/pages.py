@@ -103,7 +103,13 @@ class Pages:
         health = self._live.states.get("state/health", {})
         now = _now()
         return self._door.shown(
-            request, "today.html", **shown, lines=self._live.lines, alarms=health.get("alarms", []), now=now
+            request,
+            "today.html",
+            **shown,
+            lines=self._live.lines,
+            alarms=health.get("alarms", []),
+            now=now,
+            people=self._names(),
         )
 
     async def _callback(self, request: Request) -> Response:
@@ -248,7 +254,7 @@ class Pages:
 
     async def _hold(self, request: Request) -> Response:
         call_id, reason = request.path_params["call_id"], request.state.form.get("reason", "").strip()
-        reason = reason or say("hold", language_of(request))
+        reason = reason or say("hold_default", language_of(request))
         await self._ask(self._desk.hold, who_asks(request), call_id, reason)
         return _back(request, f"/calls/{call_id}")
 

@@ -305,6 +305,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     ),
     "keep": ("保護・共有・削除", "Hold, share, delete"),
     "hold": ("保護する", "Hold"),
+    "hold_default": ("画面から保護", "held in the console"),
     "held": ("保護中", "held"),
     "hold_reason": ("保護する理由", "Why it is held"),
     "held_why": ("{at}に{who}さんが保護しました：{reason}", "Held by {who} on {at}: {reason}"),
