@@ -70,6 +70,21 @@ def test_segments_that_were_written_anew_are_read_anew(tmp_path: Path) -> None:
         storage.close()
 
 
+def test_a_store_that_is_not_there_for_a_while_is_read_anew_later(tmp_path: Path) -> None:
+    writer = LogStorage(tmp_path / "s", indexes=INDEXES)
+    writer.commit([Put("calls", 1, {"who": "a"})])
+    writer.close()
+    reader = LogStorage(tmp_path / "s", indexes=INDEXES, writable=False)
+    (tmp_path / "s").rename(tmp_path / "away")
+    assert reader.follow() is None and not reader.tables
+    (tmp_path / "s").write_text("no folder")
+    assert reader.follow() is None
+    (tmp_path / "s").unlink()
+    (tmp_path / "away").rename(tmp_path / "s")
+    assert reader.follow() is None and reader.doc("calls", 1) == {"who": "a"}
+    reader.close()
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("put"), st.integers(1, 9), st.text(max_size=8)),

@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=2,
+        limit_concurrency=400,
         h11_max_incomplete_event_size=1 << 15,
     )
     uvicorn.Server(config).run()

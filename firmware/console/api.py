@@ -17,6 +17,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from firmware.console.desk import Desk, DeskError
+from firmware.console.door import is_size
 from firmware.console.index import Wanted
 from firmware.console.live import Live
 from firmware.console.pages import FLAGS, KINDS, wanted_of
@@ -471,8 +472,7 @@ def _value(text: str, schema: Schema) -> Any:
 
 async def _body(request: Request, operation: Operation) -> Any:
     """Raises DeskError."""
-    length = request.headers.get("content-length", "")
-    if not (length.isascii() and length.isdigit()) or int(length) > _MOST_BODY:
+    if not is_size(request.headers.get("content-length", ""), _MOST_BODY):
         raise DeskError(413, "form_large")
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise DeskError(415, "asked_wrong", what="Content-Type")

@@ -25,7 +25,7 @@ from firmware.core.contacts import Contact
 from firmware.core.numbers import national
 from firmware.core.remarks import RemarkError, changed
 from firmware.local_api import LocalError, LocalRefused, ask
-from firmware.records.store import CallReader
+from firmware.records.store import CallReader, StoreError
 
 _MADE = "made-"
 _ROOM_BYTES = 300_000_000
@@ -66,11 +66,17 @@ class Desk:
     def reading(self) -> Iterator[CallReader]:
         """The store as it is now, and the index with it."""
         with self._lock:
-            if self._reader is None:
-                self._reader, news = CallReader(self.data / "store"), None
-            else:
-                news = self._reader.follow()
-            self._index.take_in(self._reader, news)
+            try:
+                if self._reader is None:
+                    self._reader, news = CallReader(self.data / "store"), None
+                else:
+                    news = self._reader.follow()
+                self._index.take_in(self._reader, news)
+            except StoreError:
+                reader, self._reader = self._reader, None  # it is opened anew
+                if reader:
+                    reader.close()
+                raise
             yield self._reader
 
     def ask(self, request: Mapping[str, Any], who: str) -> Mapping[str, Any]:

@@ -275,12 +275,17 @@ def with_session(answer: Response, token: str) -> Response:
 async def _form(request: Request, file: bool = False) -> tuple[dict[str, str], bytes | None]:
     """A form's texts, and the file that it brings."""
     length = request.headers.get("content-length", "")
-    if not length.isascii() or not length.isdigit() or int(length) > (_MOST_FILE if file else _MOST_FORM):
+    if not is_size(length, _MOST_FILE if file else _MOST_FORM):
         raise DeskError(413, "form_large")
     async with request.form(max_files=int(file), max_fields=40) as form:
         texts = {key: value for key, value in form.items() if isinstance(value, str)}
         brought = next((value for value in form.values() if isinstance(value, UploadFile)), None)
         return texts, await brought.read() if brought else None
+
+
+def is_size(length: str, most: int) -> bool:
+    """Whether a Content-Length is there, and not more than this."""
+    return length.isascii() and length.isdigit() and len(length) < 12 and int(length) <= most
 
 
 def language_of(request: Request) -> Language:

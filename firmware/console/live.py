@@ -81,8 +81,10 @@ class Live:
                         await self._heard(json.loads(line))
                 finally:
                     writer.close()
-            except (OSError, ValueError):
+            except OSError:
                 pass
+            except Exception:
+                log.exception("event=feed_not_understood")
             if not self.away:
                 self.states.clear()
                 self._calls.clear()

@@ -483,7 +483,7 @@ def _wave(path: Path, call: Mapping[str, Any]) -> Wave | None:
 def _back(request: Request, path: str) -> Response:
     """To the page that the form stood on, where it is one of ours."""
     came = urlsplit(request.headers.get("referer", ""))
-    same = came.netloc == request.url.netloc and came.path.startswith("/")
+    same = came.netloc == request.url.netloc and came.path.startswith("/") and not came.path.startswith("//")
     return RedirectResponse(came.path if same and not came.path.endswith(("/share", "/check")) else path, 303)
 
 

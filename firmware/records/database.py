@@ -227,20 +227,28 @@ class LogStorage(Storage):
 
         None: all was read anew, since the segments were written anew, or are damaged; what changed cannot be told.
         """
-        known = segments(self.directory)
         try:
+            known = segments(self.directory)
             if not self._known or self._known[-1] not in known:
-                raise FileNotFoundError
+                raise LookupError("other segments")
             changed: set[tuple[str, int]] = set()
             for segment in known[known.index(self._known[-1]) :]:
                 changed |= self._follow(segment)
             if [each.path for each in known[: len(self._known)]] != [each.path for each in self._known]:
                 self._open()  # the same documents, elsewhere
         except (FileNotFoundError, *NOTHING_OF_A_STORE):
-            self._open()
+            self._open_again()
             return None
+        except OSError as error:
+            raise StoreError(f"{self.directory}: cannot be read ({error.strerror}).") from error
         self._known = known
         return changed
+
+    def _open_again(self) -> None:
+        try:
+            self._open()
+        except OSError as error:
+            raise StoreError(f"{error.filename or self.directory}: cannot be read ({error.strerror}).") from error
 
     def _follow(self, segment: Segment) -> set[tuple[str, int]]:
         """The rest of a segment. Raises LookupError where a line does not follow the one before it."""
