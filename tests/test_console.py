@@ -601,6 +601,12 @@ def test_the_pop_up_leads_into_the_shops_own_system(tmp_path: Path) -> None:
     assert 'href="https://crm.example/find?a=%2B81300001234&amp;b=03-0000-1234"' in shown
     assert "<b>" not in shown and "<i>" not in shown and "first call from this number" in shown
     assert "crm.example" not in console._popup(None, "ja", about)
+    first = {
+        **about,
+        "event": "call.ringing",
+        "data": {"direction": "incoming", "caller": told(Caller()), "dialled": None},
+    }
+    assert "on the way" in console._popup(url, "en", first)
     nobody = {**about, "data": {"direction": "incoming", "caller": told(Caller()), "dialled": None}}
     assert "crm.example" not in console._popup(url, "ja", nobody) and "番号不明" in console._popup(url, "ja", nobody)
 

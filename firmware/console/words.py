@@ -211,6 +211,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "do_other": ("装置に指示した", "gave the unit a command"),
     # the pop-up
     "caller_rings": ("着信です", "is calling"),
+    "number_comes": ("番号を確認中", "its number is on the way"),
     "last_note": ("前回のメモ", "Last note"),
     "first_call": ("はじめての番号です", "first call from this number"),
     "i_took_it": ("私が出ました", "I took it"),
