@@ -56,7 +56,7 @@ const start = OscillatorNode.prototype.start;
 OscillatorNode.prototype.start = function (...given) { window.tones += 1; return start.apply(this, given); };
 window.Notification = function (title, more) { window.notices.push(title + " " + more.body); };
 window.Notification.permission = "granted";
-Object.defineProperty(document, "hidden", { get: () => window.notices.length === 0 });
+Object.defineProperty(document, "hidden", { get: () => true });
 """
 _PICTURES = Path(__file__).parents[2] / "docs"
 
@@ -260,7 +260,7 @@ class Walk:
         told_at = [at * 1000 for at, event in feed.told if event in ("call.ringing", "call.caller_id")]
         late = [min(at for at in shown if at >= told - 2) - told for told in told_at]
         self.rang_ms = ", ".join(f"{max(each, 0):.0f} ms" for each in late)
-        assert page.evaluate("window.tones") >= 4 and "山田商店" in page.evaluate("window.notices[0]")
+        assert page.evaluate("window.tones") >= 4 and "山田商店" in page.evaluate("window.notices.at(-1)")
         self._picture("ring")
         page.click(f"#popup button:has-text('{self._t('i_took_it')}')")
         page.wait_for_selector("#popup button:disabled")

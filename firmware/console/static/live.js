@@ -22,7 +22,7 @@
     if (done.ok) { button.disabled = true; button.textContent = name; }
   });
 
-  // Two tones, as long as somebody has asked for them; and the system's own notice where the page is not in front.
+  // Two tones, as long as somebody has asked for them.
   const ring = () => {
     if (!told) return;
     sound = sound || new AudioContext();
@@ -32,7 +32,10 @@
       tone.start(sound.currentTime + at);
       tone.stop(sound.currentTime + at + 0.14);
     }
-    const who = popup.querySelector(".big");
+  };
+  // The system's own notice where the page is not in front; the caller's name takes the place of an earlier one.
+  const notice = () => {
+    const who = told && popup.querySelector(".big");
     if (document.hidden && "Notification" in window && Notification.permission === "granted" && who) {
       new Notification(tell.dataset.rings, { body: who.innerText, tag: "ring", icon: "/static/icon.svg" });
     }
@@ -78,6 +81,7 @@
       calls.set(said.line, said);
       draw();
       if (said.rings && (!known || known.call_id !== said.call_id)) ring();
+      if (said.rings) notice();
     }
     if ("happened" in said) fresh();
   };
