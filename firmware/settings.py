@@ -260,6 +260,8 @@ def public(settings: Settings) -> dict[str, Any]:
     """The settings as JSON, without what is secret (that stands in files) and without anybody's number."""
     told = typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(settings), default=str)))
     told["recording"]["do_not_record"] = len(settings.recording.do_not_record)
+    if told["console"]["crm_url"]:
+        told["console"]["crm_url"] = urlsplit(told["console"]["crm_url"]).hostname
     if told["timestamp"]:
         told["timestamp"]["url"] = urlsplit(told["timestamp"]["url"]).hostname
     for webhook in told["webhook"]:

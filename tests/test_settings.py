@@ -59,6 +59,11 @@ def test_a_number_that_no_line_can_show_is_refused_and_not_repeated(entry: str) 
     )
 
 
+def test_what_is_told_of_the_settings_holds_no_address_behind_which_a_token_may_stand() -> None:
+    text = GOOD + '[console]\ncrm_url = "https://crm.example/s3cret?tel={number}"\n'
+    assert public(parse(text, "s.toml"))["console"]["crm_url"] == "crm.example"
+
+
 def test_a_line_of_any_country_may_know_the_number() -> None:
     text = f'{GOOD}country = "etsi"\n[recording]\ndo_not_record = ["0123456789"]\n'
     assert parse(text, "s.toml").recording.do_not_record == ("0123456789",)

@@ -10,7 +10,7 @@ from typing import Any
 from fpdf import FPDF
 from fpdf.enums import XPos, YPos
 
-from firmware.bundle.report import CLOCKS, GREY, INK, LEFT, OUTCOMES, WIDE, both, font_of, row, time_of
+from firmware.bundle.report import CLOCKS, GREY, INK, LEFT, OUTCOMES, WIDE, both, font_of, heading, row, time_of
 from firmware.core.call import Call
 from firmware.core.contacts import Contact
 from firmware.core.numbers import national
@@ -65,7 +65,7 @@ def incident(
     pdf.add_font("ja", "", font_of(texts, work))
     pdf.set_title("Tsuroku: incident file")
     pdf.add_page()
-    _heading(pdf, made)
+    heading(pdf, "迷惑電話の記録", f"Incident file   {made:%Y-%m-%d %H:%M} (UTC{made:%z})")
     for ja, en, value in _about(numbers, contact, calls):
         row(pdf, ja, en, value)
     for number, call in enumerate(calls, 1):
@@ -78,19 +78,6 @@ def incident(
     pdf.multi_cell(WIDE, 3.9, _FOOT, align="L")
     with out.open("xb") as file:
         file.write(bytes(pdf.output()))
-
-
-def _heading(pdf: FPDF, made: datetime) -> None:
-    pdf.set_text_color(*INK)
-    pdf.set_font("ja", size=19)
-    pdf.cell(0, 10, "迷惑電話の記録", new_x=XPos.LMARGIN, new_y=YPos.NEXT)
-    pdf.set_font("ja", size=11)
-    pdf.set_text_color(*GREY)
-    pdf.cell(0, 6, f"Incident file   {made:%Y-%m-%d %H:%M} (UTC{made:%z})", new_x=XPos.LMARGIN, new_y=YPos.NEXT)
-    pdf.set_draw_color(*INK)
-    pdf.set_line_width(0.5)
-    pdf.line(LEFT, pdf.get_y() + 2, LEFT + WIDE, pdf.get_y() + 2)
-    pdf.ln(6)
 
 
 def _about(numbers: Sequence[str], contact: Contact | None, calls: Sequence[Call]) -> list[tuple[str, str, str]]:

@@ -92,7 +92,7 @@ class Pages:
         pdf.add_font("ja", "", self._font)
         pdf.add_page()
         pdf.set_title(f"Tsuroku {call.call_id}")
-        _heading(pdf, call)
+        heading(pdf, "通話の記録", f"Record of a call   {call.call_id}")
         for ja, en, value in _rows(call):
             row(pdf, ja, en, value)
         if sound is not None:
@@ -116,13 +116,13 @@ def _parts(call: Call, sound: Path | None, wanted: Wanted) -> str | None:
     return "封印されている / sealed" if sound is None and call.recording else None
 
 
-def _heading(pdf: FPDF, call: Call) -> None:
+def heading(pdf: FPDF, title: str, below: str) -> None:
     pdf.set_text_color(*INK)
     pdf.set_font("ja", size=19)
-    pdf.cell(0, 10, "通話の記録", new_x=XPos.LMARGIN, new_y=YPos.NEXT)
+    pdf.cell(0, 10, title, new_x=XPos.LMARGIN, new_y=YPos.NEXT)
     pdf.set_font("ja", size=11)
     pdf.set_text_color(*GREY)
-    pdf.cell(0, 6, f"Record of a call   {call.call_id}", new_x=XPos.LMARGIN, new_y=YPos.NEXT)
+    pdf.cell(0, 6, below, new_x=XPos.LMARGIN, new_y=YPos.NEXT)
     pdf.set_draw_color(*INK)
     pdf.set_line_width(0.5)
     pdf.line(LEFT, pdf.get_y() + 2, LEFT + WIDE, pdf.get_y() + 2)

@@ -183,6 +183,7 @@ def find(args: argparse.Namespace) -> int:
         calls = _of_number(reader, spellings_of(args.number))
         contacts = _contacts(reader, spellings_of(args.number))
         holds = reader.holds()
+        remarks = {call["call_id"]: reader.remarks(call["call_id"]) for call in calls}
     if args.out:
         gone = 0
         for call in calls:
@@ -195,7 +196,7 @@ def find(args: argparse.Namespace) -> int:
         return gone
     if args.json:
         for call in calls:
-            print(json_line({**call, "held": call["call_id"] in holds}))
+            print(json_line({**call, "held": call["call_id"] in holds, "remarks": remarks[call["call_id"]]}))
         for contact in contacts:
             print(json_line({"contact": contact.to_doc()}))
         return 0

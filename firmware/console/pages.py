@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from firmware.console.desk import Desk, DeskError, due_of
 from firmware.console.door import Door, language_of, who_asks
-from firmware.console.index import Wanted
+from firmware.console.index import Wanted, number_of
 from firmware.console.live import Live
 from firmware.console.people import Person
 from firmware.console.sound import Wave, happened, wave_of
@@ -320,7 +320,7 @@ class Pages:
         number = ""
         if "call" in request.query_params:  # so that no number stands in an address
             call = await self._ask(self._desk.call, request.query_params["call"])
-            number = _other(call)
+            number = number_of(call) or ""
         shown = {"found": found, "count": count, "text": text, "number": number, "flags": FLAGS, "told": None}
         return self._door.shown(request, "contacts.html", **{**shown, **more})
 
@@ -465,11 +465,6 @@ def _seconds(text: str) -> float | None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _other(call: Mapping[str, Any]) -> str:
-    who = (call["dialled"] or {}) if call["direction"] == "outgoing" else call["caller"]
-    return str(who.get("number") or "")
 
 
 def _wave(path: Path, call: Mapping[str, Any]) -> Wave | None:
