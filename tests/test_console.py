@@ -21,6 +21,7 @@ import pytest
 import requests
 from starlette.routing import Route
 
+from drivers.signals import DeviceLost, DeviceReady
 from drivers.virtual import scenario as story
 from firmware.console.door import clock
 from firmware.console.people import RIGHTS, People, PeopleError
@@ -697,6 +698,26 @@ def test_the_proof_of_a_call_is_looked_at_and_a_changed_sound_is_seen(tmp_path: 
         data[len(data) // 2] ^= 0x10
         sound.write_bytes(data)
         assert "Something has changed or is missing" in browser.post(at + "/check").text
+
+
+def test_a_line_that_is_deaf_says_so_and_open_tabs_are_told(site: Site) -> None:
+    browser, unit = site.browser("staff"), site.unit.unit
+
+    def until(told: str, there: bool) -> None:
+        end = time.monotonic() + 20
+        while (told in browser.get("/").text) != there:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+
+    until("idle", there=True)
+    with browser.session.get(site.url + "/live", stream=True, timeout=20) as feed:
+        lost = DeviceLost(at_ns=time.monotonic_ns(), line=1, device="codec", reason="It does not answer.")
+        site.unit.do(lambda: unit._observe(lost))
+        said = next(line for line in feed.iter_lines() if b"happened" in line)
+        assert b"state/recorder" in said
+    until("faulty: not recorded", there=True)
+    site.unit.do(lambda: unit._observe(DeviceReady(at_ns=time.monotonic_ns(), line=1, device="codec", detail="")))
+    until("faulty: not recorded", there=False)
 
 
 def test_the_unit_is_shown_with_its_alarms(site: Site) -> None:

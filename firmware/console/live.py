@@ -94,9 +94,12 @@ class Live:
 
     async def _heard(self, said: dict[str, Any]) -> None:
         if "topic" in said:
-            if self.states.get(said["topic"]) == said["payload"]:
+            before = self.states.get(said["topic"])
+            if before == said["payload"]:
                 return
             self.states[said["topic"]] = said["payload"]
+            if before and any(before.get(key) != said["payload"].get(key) for key in ("alarms", "faults")):
+                self._send({"happened": said["topic"]})
             if not said["topic"].startswith("state/line/"):
                 return
             line = int(said["topic"].rpartition("/")[2])

@@ -39,6 +39,7 @@ KINDS = (
     "interrupted",
     "imported",
 )
+_HEARS = ("codec", "gpio")  # without these a line is deaf
 _ASKED = ("text", "kind", "direction", "since", "until", "shortest", "longest", "tag", "by", "flag")
 FLAGS = ("vip", "nuisance", "do_not_record")
 
@@ -102,10 +103,12 @@ class Pages:
         shown = await self._ask(self._desk.today)
         health = self._live.states.get("state/health", {})
         now = _now()
+        faults = self._live.states.get("state/recorder", {}).get("faults", [])
         return self._door.shown(
             request,
             "today.html",
             **shown,
+            faulty=[line for line in self._live.lines if {f"{device}/{line}" for device in _HEARS} & set(faults)],
             lines=self._live.lines,
             alarms=health.get("alarms", []),
             now=now,

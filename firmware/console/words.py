@@ -77,6 +77,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "in_call": ("通話中", "in a call"),
     "flash": ("通話中", "in a call"),
     "held_open": ("受話器外れ", "handset off the hook"),
+    "faulty": ("異常：録音できません", "faulty: not recorded"),
     "line_cut": ("回線断", "line dead"),
     # calls
     "search": ("探す", "Search"),

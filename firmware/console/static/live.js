@@ -63,7 +63,7 @@
   };
   let later = 0;
   const fresh = () => { // once what is being written is written
-    if (!document.querySelector("[data-line]") || document.querySelector("main details[open], main form:focus-within")) return;
+    if (!document.querySelector(".lines") || document.querySelector("main details[open], main form:focus-within")) return;
     clearTimeout(later);
     later = setTimeout(() => location.reload(), 800);
   };
