@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import fastjsonschema
 import pytest
 import requests
 from hypothesis import HealthCheck, Phase, given, settings
 
+from firmware.console.answers import ANSWERS
 from firmware.console.people import RIGHTS, People
 from firmware.records.store import CallReader
 from firmware.simulate import results
@@ -42,6 +45,17 @@ class Program:
         answer = self.ask("GET", path, **more)
         assert answer.status_code == 200, answer.text
         return answer.json()
+
+
+def answers_as_told(document: Any, told: Any, kind: str, body: bytes, known: dict[str, Any]) -> None:
+    """A good answer is as the document says. Raises fastjsonschema's exception. known: what was compiled before."""
+    content, kind = told["responses"]["200"]["content"], kind.partition(";")[0]
+    assert kind in content, (kind, list(content))
+    if kind == "application/json":
+        schema = {**content[kind]["schema"], "components": document["components"]}
+        check = known.get(told["operationId"]) or fastjsonschema.compile(schema)
+        known[told["operationId"]] = check
+        check(json.loads(body))
 
 
 def test_nobody_without_a_key_and_no_session_gets_in(site: Site) -> None:
@@ -111,6 +125,29 @@ def test_a_call_is_found_noted_held_and_called_back(site: Site) -> None:
     assert {"viewed", "opened", "remarked"} <= said
 
 
+def test_every_good_answer_is_as_the_document_says(site: Site) -> None:
+    program = Program(site, "owner")
+    contact = {"number": "03-0000-1234", "name": "山田"}
+    ids = {
+        "call_id": results(site.data)[0][0]["call_id"],
+        "contact_id": program.ask("POST", "/contacts", json=contact).json()["contact_id"],
+        "name": "x",
+    }
+    document, seen = program.get("/openapi.json"), set()
+    program.ask("PUT", f"/calls/{ids['call_id']}/callback", json={})
+    program.ask("PATCH", f"/calls/{ids['call_id']}/remarks", json={"note": "x", "follow_up": {"next": "x"}})
+    for path, methods in document["paths"].items():
+        for method, told in methods.items():
+            if method == "get" or path.endswith("/check"):
+                answer = program.ask(method.upper(), path.removeprefix("/api/v1").format(**ids))
+                assert answer.status_code == 200, (path, answer.text)
+                answers_as_told(document, told, answer.headers["Content-Type"], answer.content, {})
+                seen.add(told["operationId"])
+    assert seen >= {each for each in ANSWERS if each.startswith("get_")}
+    operations = {told["operationId"] for methods in document["paths"].values() for told in methods.values()}
+    assert ANSWERS.keys() <= operations
+
+
 def test_contacts_by_program(site: Site) -> None:
     program = Program(site, "owner")
     told = {"number": "03-0000-9012", "name": "鈴木", "flags": ["do_not_record"], "note": "x"}
@@ -174,7 +211,7 @@ def fuzzed(site: Site, examples: int) -> int:
     document = program.get("/openapi.json")
     schema = schemathesis.openapi.from_dict(document)
     schema.config.update(base_url=site.url)
-    sent = 0
+    sent, known = 0, dict[str, Any]()
     for found in schema.get_all_operations():
         operation: Any = found.ok()  # type: ignore[union-attr]
 
@@ -196,6 +233,8 @@ def fuzzed(site: Site, examples: int) -> int:
             assert answer.status_code < 500, (case.method, case.path, answer.status_code, answer.content[:300])
             told = document["paths"].get(case.operation.path, {}).get(case.method.lower())
             assert told is None or str(answer.status_code) in told["responses"], (case.path, answer.status_code)
+            if told and answer.status_code == 200:
+                answers_as_told(document, told, answer.headers["content-type"][0], answer.content, known)
 
         send()
     assert People(site.data / "console").all()

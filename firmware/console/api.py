@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from firmware.console.answers import ANSWERS, SCHEMAS
 from firmware.console.desk import Desk, DeskError
 from firmware.console.door import is_size
 from firmware.console.index import Wanted
@@ -26,6 +27,7 @@ from firmware.console.sound import happened, wave_of
 from firmware.console.words import say
 from firmware.records.store import StoreError
 
+_JSON = "application/json"
 _MOST_BODY = 1 << 20
 _MOST_CALLS = 500
 Schema = Mapping[str, Any]
@@ -102,8 +104,7 @@ class Operation:
     do: Callable[[Person, Given], Any]
     query: Mapping[str, Schema] = field(default_factory=dict)
     body: Schema | None = None
-    answers: Schema = field(default_factory=lambda: _OBJECT)
-    media_type: str = "application/json"
+    media: tuple[str, ...] = (_JSON,)  # types of the answer
 
     @functools.cached_property
     def check(self) -> Callable[[Any], Any]:
@@ -195,7 +196,14 @@ class Api:
                 query=_SEARCH,
             ),
             op("GET", call, "see", "All that is known of a call.", self._call),
-            op("GET", f"{call}/sound", "listen", "Its recording.", self._sound, media_type="audio/flac"),
+            op(
+                "GET",
+                f"{call}/sound",
+                "listen",
+                "Its recording.",
+                self._sound,
+                media=("audio/flac", "application/octet-stream"),
+            ),
             op(
                 "GET",
                 f"{call}/wave",
@@ -209,7 +217,7 @@ class Api:
                 "download",
                 "It as a file that anybody can check.",
                 self._bundle,
-                media_type="application/zip",
+                media=("application/zip",),
             ),
             op(
                 "POST",
@@ -500,8 +508,11 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         parameters += [
             {"name": name, "in": "query", "required": False, "schema": schema} for name, schema in each.query.items()
         ]
-        binary = {"type": "string", "contentMediaType": each.media_type}
-        content = {each.media_type: {"schema": each.answers if each.media_type == "application/json" else binary}}
+        answers = ANSWERS.get(_operation_id(each), _OBJECT)
+        content = {
+            kind: {"schema": answers if kind == _JSON else {"type": "string", "contentMediaType": kind}}
+            for kind in each.media
+        }
         told: dict[str, Any] = {
             "summary": each.summary,
             "description": f"Right: {each.right}.",
@@ -523,6 +534,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         "security": [{"key": []}],
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "schemas": SCHEMAS,
             "responses": {
                 "error": {"description": "Not done: why.", "content": {"application/json": {"schema": error}}}
             },
