@@ -974,12 +974,13 @@ def test_a_take_over_that_was_cut_off_at_its_end_is_done(tmp_path: Path) -> None
 # -- kill -9
 
 CHILD = """
+import itertools
 import sys
 from pathlib import Path
 from tests.test_store import call, told
 from firmware.records.store import CallStore
 store = CallStore(Path(sys.argv[1]), "s")
-for n in range(1, 10_000):
+for n in itertools.count(1):  # until it is killed, however long the reader beside it takes
     store.commit(call(n), [told(n)])
     print(n, flush=True)
 """
