@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pytest_mock import MockerFixture
 
 from firmware.records.database import Change, LogStorage, Put, Remove, View
 from firmware.records.index import Index
@@ -52,6 +53,26 @@ def test_a_line_that_is_being_written_is_taken_later(tmp_path: Path) -> None:
     reader.follow()
     assert shown(reader) == shown(writer)
     for storage in (reader, writer):
+        storage.close()
+
+
+def test_a_line_that_comes_while_the_segment_is_read_leaves_no_hole(tmp_path: Path, mocker: MockerFixture) -> None:
+    writer = LogStorage(tmp_path / "s", indexes=INDEXES)
+    ends = []
+    for number in range(1, 5):
+        writer.commit([Put("calls", number, {"who": str(number)})])
+        (path,) = (tmp_path / "s").glob("*.log")
+        ends.append(len(path.read_bytes().rstrip(b"\0")))
+    whole = path.read_bytes()
+    hole = whole[: ends[1]] + bytes(ends[2] - ends[1]) + whole[ends[2] :]  # the fourth line is there, the third not yet
+    mocker.patch.object(Path, "read_bytes", side_effect=[hole, hole, whole])
+    reader = LogStorage(tmp_path / "s", indexes=INDEXES, writable=False)
+    mocker.stopall()
+    assert shown(reader) == shown(writer) and reader.problems == []
+    path.write_bytes(hole)  # what stays so has rotted
+    again = LogStorage(tmp_path / "s", indexes=INDEXES, writable=False)
+    assert [problem.kind for problem in again.problems] == ["rot"] and again.doc("calls", 4) == {"who": "4"}
+    for storage in (reader, again, writer):
         storage.close()
 
 

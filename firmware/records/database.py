@@ -48,6 +48,7 @@ from firmware.records.log import (
     first_seq,
     lines,
     make_directory,
+    read_whole,
     remove_leftovers,
     segments,
     unlike_a_line,
@@ -335,7 +336,7 @@ class LogStorage(Storage):
         self, segment: Segment, following: Sequence[Segment], last_seq: int | None = None
     ) -> tuple[Doc, dict[str, Effect]]:
         """Read a whole segment. last_seq: of the segment before, where it is known."""
-        data = segment.path.read_bytes()
+        data = read_whole(segment.path)
         limit = first_seq(following)
         effects: dict[str, Effect] = {}
         before: Line | None = None

@@ -39,6 +39,7 @@ _NEXT_HEAD = re.compile(rb"(?<=[\n\0])" + _HEAD.pattern)
 _NAME = re.compile(r"([0-9]{8})\.([0-9]{1,6})\.log")
 OFFSET_BITS = 40
 OFFSETS = (1 << OFFSET_BITS) - 1
+_LOOKS = 5  # at a segment that has a hole
 _MOST_OPEN = 512  # files held open for reading
 ORIGIN = "0" * 64  # PREV of the first line
 
@@ -153,11 +154,24 @@ def segments(directory: Path) -> list[Segment]:
     return [newest[number] for number in sorted(newest)]
 
 
+def read_whole(path: Path) -> bytes:
+    """A segment's bytes. Raises OSError.
+
+    While the unit writes to it, a reader can get what was there before a line came, and behind that the line after it:
+    nothing of ours holds a zero, so that such a hole is known, and read again. One that stays has rotted.
+    """
+    for again in range(_LOOKS, -1, -1):
+        data = path.read_bytes()
+        if not again or b"\0" not in data.rstrip(b"\0"):
+            break
+    return data
+
+
 def read_segment(segment: Segment) -> tuple[Segment, bytes]:
     """All of a segment; where it was written anew meanwhile, of the new generation, which holds the same chain."""
     while True:
         try:
-            return segment, segment.path.read_bytes()
+            return segment, read_whole(segment.path)
         except FileNotFoundError:
             known = segments(segment.path.parent)
             newer = next((each for each in known if each.number == segment.number), segment)
