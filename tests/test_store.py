@@ -1004,7 +1004,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged_and_readers_beside_it_see_wh
     said = max([said, *(int(line) for line in child.stdout)])
     assert child.wait() == -signal.SIGKILL
     child.stdout.close()
-    assert said >= before > 3
+    assert said + 1 >= before > 3  # the last one may not have been acknowledged yet
     store = CallStore(path, "s")
     assert said <= len(store) == len(list(store.events())) <= said + 1
     assert store.wrong is None
