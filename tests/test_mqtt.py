@@ -197,7 +197,11 @@ def centre(broker: VirtualBroker, make_centre: Callable[..., Centre]) -> Centre:
 
 def _threads_ended() -> bool:
     """After close() the network threads end by themselves; it does not wait for them while the broker is away."""
-    return not any(thread.name == "paho-mqtt-client-tsuroku-shop-unit-1" for thread in threading.enumerate())
+    return not _network_threads()
+
+
+def _network_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "paho-mqtt-client-tsuroku:shop:unit-1"]
 
 
 # Connecting, states, will
@@ -326,6 +330,15 @@ def test_no_event_is_missing_after_the_broker_was_away(
 
 
 @pytest.mark.realtime
+def test_what_is_filed_before_the_start_opens_no_connection_of_its_own(broker: VirtualBroker, centre: Centre) -> None:
+    centre.outbox.add("call")
+    centre.publisher.pump()  # as recovery does, that files a call which a kill left open
+    assert not _network_threads()
+    centre.connect()
+    assert len(_network_threads()) == 1
+    centre.until(centre.outbox.done)
+
+
 def test_the_window_is_never_above_20_and_nothing_is_handed_over_twice(
     broker: VirtualBroker, centre: Centre, subscriber: Subscriber, mocker: MockerFixture
 ) -> None:

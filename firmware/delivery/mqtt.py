@@ -168,10 +168,11 @@ class MqttPublisher:
         self._refusals = 0
         self._hold_until_ns = 0  # no events before: the broker asked for time
         self._open_at_ns = 0
-        self._closed = False
+        self._closed = True  # until start(), and from close() on
 
     def start(self) -> None:
         """Begin to connect, and go on trying. Never blocks for the network, never raises for a broker."""
+        self._closed = False
         self._open()
 
     def show(self, topic: str, payload: dict[str, Any] | str) -> None:
@@ -190,7 +191,11 @@ class MqttPublisher:
             self._show_due(session)
 
     def pump(self) -> None:
-        """Hand over what is due, while connected. Call it after each settle(), each new event, and once a second."""
+        """Hand over what is due, while connected. Call it after each settle(), each new event, and once a second.
+
+        Before start() it does nothing: what a recovery files would open a connection that start() opens again, and
+        two of one client id drive each other out for ever.
+        """
         if self._closed:
             return
         self._revive()

@@ -137,6 +137,7 @@ class _Rig:
         self.base_ns = 0
         self._unit: subprocess.Popen[str] | None = None
         self.log = work / "unit.log"
+        self.broker_log = work / "broker" / "mosquitto.log"
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -165,7 +166,7 @@ class _Rig:
         try:
             yield
         except AssertionError as wrong:
-            for log in (self.log, self._work / "broker" / "mosquitto.log"):
+            for log in (self.log, self.broker_log):
                 wrong.add_note(f"{log.name}: {log.read_text(encoding='utf-8')[-3000:]}")
             raise
 
@@ -264,6 +265,8 @@ def run(work: Path, plan: Plan, phases: Sequence[Phase], seed: int, report: Repo
         consumer.until(lambda: consumer.told("status")[-1] == "offline", 10)
     outcome.calls, outcome.events = len(after.calls), len(after.events)
     assert all(call["outcome"] for call in after.calls.values()), "a call was left open"
+    twice = "tsuroku:demo:virtual-1 already connected"
+    assert twice not in rig.broker_log.read_text(encoding="utf-8"), "the unit drives its own connection out"
     assert "Traceback" not in rig.log.read_text(encoding="utf-8"), rig.log.read_text(encoding="utf-8")[-4000:]
     return outcome
 
