@@ -58,7 +58,7 @@ class Consumer:
         """Wait for it; the seconds it took."""
         began = time.monotonic()
         while not condition():
-            heard = [(m.topic.removeprefix(BRANCH), m.payload[:60]) for m in self.messages[-5:]]
+            heard = [(m.topic.removeprefix(BRANCH), m.payload[:600]) for m in self.messages[-5:]]
             assert time.monotonic() - began < within_s, f"not within {within_s} s; heard last: {heard}"
             time.sleep(0.05)
         return time.monotonic() - began
