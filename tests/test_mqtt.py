@@ -195,12 +195,8 @@ def centre(broker: VirtualBroker, make_centre: Callable[..., Centre]) -> Centre:
     return make_centre(broker.port)
 
 
-def _threads_ended() -> bool:
-    """After close() the network threads end by themselves; it does not wait for them while the broker is away."""
-    return not _network_threads()
-
-
 def _network_threads() -> list[threading.Thread]:
+    """After close() they end by themselves; it does not wait for them while the broker is away."""
     return [thread for thread in threading.enumerate() if thread.name == "paho-mqtt-client-tsuroku:shop:unit-1"]
 
 
@@ -339,6 +335,7 @@ def test_what_is_filed_before_the_start_opens_no_connection_of_its_own(broker: V
     centre.until(centre.outbox.done)
 
 
+@pytest.mark.realtime
 def test_the_window_is_never_above_20_and_nothing_is_handed_over_twice(
     broker: VirtualBroker, centre: Centre, subscriber: Subscriber, mocker: MockerFixture
 ) -> None:
@@ -582,7 +579,7 @@ def test_a_dead_broker_does_not_block_and_is_told_once(
     started = time.monotonic()
     centre.publisher.close()
     assert time.monotonic() - started < 0.5
-    _wait(_threads_ended)
+    _wait(lambda: not _network_threads())
 
 
 @pytest.mark.realtime
@@ -747,7 +744,7 @@ def test_tls_with_certificate_and_password(
         centre.publisher.start()
         assert reason in centre.lost(), change
         centre.publisher.close()
-    _wait(_threads_ended)
+    _wait(lambda: not _network_threads())
 
 
 @pytest.mark.realtime
@@ -758,7 +755,7 @@ def test_tls_on_a_port_without_it(broker: VirtualBroker, make_centre: Callable[.
     reason = centre.lost()
     assert "TLS" in reason or "does not answer" in reason or "cannot be reached" in reason
     centre.publisher.close()
-    _wait(_threads_ended)
+    _wait(lambda: not _network_threads())
 
 
 # The virtual broker

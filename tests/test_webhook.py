@@ -189,6 +189,20 @@ def test_what_a_receiver_may_ask_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.realtime
+def test_a_long_recovery_before_the_start_is_no_receiver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(courier, "_STUCK_S", 0)
+    outbox = MemoryOutbox()
+    outbox.add("call", 2)
+    with receiving() as receiver:
+        made = Webhook(hook(receiver), (), outbox, lambda fact: None)
+        for _ in range(3):  # each call that is filed pumps
+            made.pump()
+        made.start()
+        made.close()
+    assert not outbox.asked
+
+
+@pytest.mark.realtime
 @pytest.mark.parametrize("code", [400, 410, 413, 415, 422])
 def test_what_can_never_be_accepted_is_parked_and_tried_again_after_a_restart(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, code: int

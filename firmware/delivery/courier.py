@@ -74,7 +74,7 @@ class Courier(ABC, Generic[_T]):
         self._unsettled: set[tuple[Stream, int]] = set()  # told of by what is under way, the fact not back yet
         self._failures = 0
         self._hold_until_ns = 0
-        self._closed = False
+        self._closed = True  # until start(), and from close() on
         self._works = False  # the courier's thread, like the next one
         self._told: set[str] = set()  # sentences told since it last worked
         # What it logs can hold whole addresses, and those hold secrets.
@@ -111,10 +111,14 @@ class Courier(ABC, Generic[_T]):
 
     def start(self) -> None:
         """Begin to deliver. Never blocks for the network, never raises for the receiver."""
+        self._closed = False
         self._thread.start()
 
     def pump(self) -> None:
-        """Hand over what is due. Call it after each settle(), each new event, and once a second."""
+        """Hand over what is due. Call it after each settle(), each new event, and once a second.
+
+        Before start() it does nothing: a long recovery would be taken for a receiver that does not answer.
+        """
         if self._closed:
             return
         now_ns = time.monotonic_ns()
