@@ -370,7 +370,7 @@ class LiveUnit:
         modem = self.modems[line - 1]
         match change:
             case PinChange():
-                self.pins.set(line, change.name, change.active)
+                self.pins.set(line, change.name, change.active, self.base_ns + change.at_ns)
             case ButtonPress():
                 self.pins.press_button()
             case ModemBytesDue() if modem:

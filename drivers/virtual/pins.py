@@ -15,9 +15,9 @@ Input = Literal["loop", "ring", "line_present", "polarity"]
 class VirtualPins:
     """What the HAT would drive, and what it would light. At first a line that is there and quiet.
 
-    Make it before the drivers that open the same factory's pins. Edges carry the time of the call.
+    Make it before the drivers that open the same factory's pins.
     Left out: contact bounce, the rise time and thresholds of comparators (the caller says when and how often a pin
-    changes), a chip that is lost or busy, a kernel queue that overflows, and the delay between edge and callback.
+    changes), a chip that is lost or busy, and a kernel queue that overflows.
     """
 
     def __init__(self, factory: MockFactory, board: Board) -> None:
@@ -28,12 +28,16 @@ class VirtualPins:
                 self.set(number, name, name == "line_present")
         self._drive(board.panel.button, False)
 
-    def set(self, line: int, name: Input, active: bool) -> None:
-        """Drive a comparator's output. line counts from 1; a pin that the board lacks is passed over."""
+    def set(self, line: int, name: Input, active: bool, at_ns: int | None = None) -> None:
+        """Drive a comparator's output. line counts from 1; a pin that the board lacks is passed over.
+
+        at_ns: when it changed, on CLOCK_MONOTONIC; None: now. Like the kernel's, the edge has this time however late
+        its callback comes: a line does not stand still while this process does.
+        """
         pins = self._board.line[line - 1]
         pin = pins.off_hook if name == "loop" else getattr(pins, name)
         if pin is not None:
-            self._drive(pin, active)
+            self._drive(pin, active, at_ns)
 
     def press_button(self, hold_s: float = 0.05) -> None:
         """Press and let go; returns after hold_s."""
@@ -45,9 +49,10 @@ class VirtualPins:
         pin = self._board.panel.green_led if led == "green" else self._board.panel.red_led
         return bool(self._factory.pin(pin.gpio).state) == (pin.active == "high")
 
-    def _drive(self, pin: Pin, active: bool) -> None:
+    def _drive(self, pin: Pin, active: bool, at_ns: int | None = None) -> None:
         mock = self._factory.pin(pin.gpio, pin_class=_DrivenPin)
         mock.driven = True
+        mock.edge_s = None if at_ns is None else at_ns / 1e9
         if active == (pin.active == "high"):
             mock.drive_high()
         else:
@@ -58,6 +63,13 @@ class _DrivenPin(MockPin):  # type: ignore[misc]  # gpiozero ships no types
     """A pin whose outside driver is stronger than the Pi's pull resistor; MockPin lets the pull win."""
 
     driven = False
+    edge_s: float | None = None  # of the next edge; None: when it is called
+
+    def _change_state(self, value: Any) -> bool:
+        changed = bool(super()._change_state(value))
+        if changed and self.edge_s is not None:
+            self._last_change = self.edge_s  # MockPin hands it on as the edge's ticks
+        return changed
 
     def _set_pull(self, value: Any) -> None:
         if self.driven:

@@ -48,8 +48,9 @@ def main(scenario_path: str, data_dir: str, modem: str, broker_port: str, base_n
     def play() -> None:
         for change in changes:
             if change.at_ns >= began_ns:
-                time.sleep(max(0.0, (int(base_ns) + change.at_ns - time.monotonic_ns()) / 1e9))
-                pins.set(1, change.name, change.active)
+                at_ns = int(base_ns) + change.at_ns
+                time.sleep(max(0.0, (at_ns - time.monotonic_ns()) / 1e9))
+                pins.set(1, change.name, change.active, at_ns)
 
     unit = Unit(settings, facts)
     signal.signal(signal.SIGTERM, lambda *_: unit.engine.stop())
