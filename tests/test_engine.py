@@ -6,7 +6,8 @@ import itertools
 import json
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,28 @@ def test_an_edge_that_comes_late_is_heard_before_the_timer_it_precedes(bench: Be
     assert [type(g).__name__ for g in bench.seen] == ["LoopEdge", "LoopEdge"]
     assert [g.at_ns for g in bench.seen] == [800 * MS, 950 * MS]
     assert bench.line.state is State.DIALLING
+
+
+def test_edges_of_a_time_when_the_process_stood_still_are_heard_before_its_timers(bench: Bench) -> None:
+    def ring(from_ms: int, to_ms: int, give: Callable[[Input], None]) -> None:
+        for at_ms in range(from_ms, to_ms, 62):  # 16 Hz
+            give(RingEdge(at_ns=at_ms * MS, line=1, active=True))
+            give(RingEdge(at_ns=(at_ms + 20) * MS, line=1, active=False))
+
+    def driver() -> None:  # its thread wakes behind the loop's, and gives what the kernel has stamped
+        for from_ms in (1248, 1496):
+            time.sleep(0.02)
+            ring(from_ms, from_ms + 248, bench.engine.post)
+        bench.engine.stop()
+
+    ring(1000, 1248, bench.engine.take)
+    assert bench.line.state is State.RINGING
+    bench.now = 1800 * MS
+    threading.Thread(target=driver).start()
+    bench.engine.run()
+    bench.engine.advance(20 * S)  # missed
+    call = [command.call for command in bench.commands if isinstance(command, SaveCall)][-1]
+    assert [(began // MS, until // MS) for began, until in call.bursts] == [(1000, 1682)]
 
 
 def test_chatter_in_one_batch_is_no_lift(bench: Bench) -> None:

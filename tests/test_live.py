@@ -44,6 +44,23 @@ end 23
 expect calls 1
 expect call 1 outcome=answered number=09000005678 presentation=allowed answered=14.5 ended=20.0 recording=yes
 """
+STOOD_STILL = """\
+title The unit's process stands still while caller ID is announced, and again when the phone is lifted
+number display
+3.0 call from 03-0000-9012
+10.5 lift
+11.0 shop says greeting
+18.0 hang up
+20.0 call from 090-0000-5678
+27.5 lift
+28.0 shop says greeting
+33.0 hang up
+end 37
+expect calls 2
+expect call 1 outcome=answered number=0300009012 rings=1 answered=10.5 ended=18.0 recording=yes
+expect call 2 outcome=answered number=09000005678 rings=1 answered=27.5 ended=33.0 recording=yes
+"""
+STOPS = ((4.0, 0.4), (10.3, 0.6), (22.1, 0.6), (32.8, 0.5))
 Run = tuple[Path, Path, Played]  # scenario, data directory, what came of it
 
 
@@ -52,11 +69,14 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str],
     work = tmp_path_factory.mktemp("live")
     names = ("answered-number-display", "codec-lost-mid-call")
     texts = {name: (SCENARIOS / f"{name}.txt").read_text(encoding="utf-8") for name in names}
-    texts |= {"modem-back": MODEM_BACK, "broker-away": broker.scenario_text(15)}
+    texts |= {"modem-back": MODEM_BACK, "broker-away": broker.scenario_text(15), "stood-still": STOOD_STILL}
+    stops = {"stood-still": STOPS}
     for name, text in texts.items():
         (work / f"{name}.txt").write_text(text, encoding="utf-8")
     with processes(len(texts)) as pool:
-        futures = {name: pool.submit(play, work / f"{name}.txt", work / name) for name in texts}
+        futures = {
+            name: pool.submit(play, work / f"{name}.txt", work / name, stops=stops.get(name, ())) for name in texts
+        }
         yield lambda name: (work / f"{name}.txt", work / name, futures[name].result())
 
 
@@ -67,6 +87,13 @@ def test_a_scenario_live(played: Callable[[str], Run], name: str) -> None:
     assert the_consumer_has_all(run.events, results(data)[1]) == 0
     the_states_are_retained(run, data)
     the_sound_is_on_time(path, data, run)
+    the_journals_give_the_same_calls(data)
+
+
+def test_a_process_that_stood_still_invents_no_call(played: Callable[[str], Run]) -> None:
+    path, data, run = played("stood-still")
+    assert check(story.load(path), data, base_ns=run.base_ns, tolerance_s=0.1) == []
+    assert the_consumer_has_all(run.events, results(data)[1]) == 0
     the_journals_give_the_same_calls(data)
 
 

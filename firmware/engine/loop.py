@@ -16,6 +16,10 @@ _NO_LINES = (*typing.get_args(DeliveryFact), LocalAsked, ButtonHeld)  # what goe
 # A timer waits this long past its time for edges that a driver's thread is late with: an edge stamped before the timer
 # must be heard before it.
 _LATENESS_NS = 5_000_000
+# A timer found later than this says that the process stood still, or was starved. Edges of that time, which the kernel
+# has stamped, are then yet to come from the drivers' threads: a burst without its last edges would be another signal.
+_STOOD_STILL_NS = 20_000_000
+_CATCH_UP_NS = 50_000_000  # nothing of then for so long: all has come
 _ROTATE_IDLE_NS = 60_000_000_000
 
 
@@ -136,13 +140,23 @@ class Engine:
                 self._execute(command)
 
     def _wait(self) -> list[Input | None]:
-        timeout_s = max(0.0, (self.due_ns() + _LATENESS_NS - self._now()) / 1e9)
+        """What has come, as soon as something has or a timer is due."""
+        due_ns = self.due_ns() + _LATENESS_NS
+        batch = self._collect(min(max(0, due_ns - self._now()), 3_600_000_000_000))
+        if self._now() - due_ns > _STOOD_STILL_NS:
+            until_ns = self._now() + _CATCH_UP_NS
+            while more := self._collect(max(0, until_ns - self._now())):
+                batch += more
+                if any(given and self._now() - given.at_ns > _CATCH_UP_NS for given in more):
+                    until_ns = self._now() + _CATCH_UP_NS
+        return batch
+
+    def _collect(self, within_ns: int) -> list[Input | None]:
+        """All that has come, once something has; nothing if nothing comes within that time."""
+        batch: list[Input | None] = []
         try:
-            batch = [self._inbox.get(timeout=min(timeout_s, 3600))]
-        except queue.Empty:
-            return []
-        while True:
-            try:
+            batch.append(self._inbox.get(timeout=within_ns / 1e9))
+            while True:
                 batch.append(self._inbox.get_nowait())
-            except queue.Empty:
-                return batch
+        except queue.Empty:
+            return batch
